@@ -1,1 +1,20 @@
-//! placeholder
+//! `dify-agent`: takes a bare VM to a serving Dify and keeps it there.
+//!
+//! ```text
+//! Booting -> Preflight -> Pulling -> Gating -> Starting -> Serving <-> Degraded
+//!    any phase -> Failed(kind) -> (what can change is watched) -> Booting
+//!    any phase -> Draining -> Stopped
+//! ```
+//!
+//! Control plane only: root, Docker socket, metadata, secrets, no public
+//! listener. Traffic is `dify-edge`'s, which goes on when this process does not.
+
+pub mod backends;
+pub mod config;
+pub mod dify;
+pub mod engine;
+pub mod exit;
+pub mod gate;
+pub mod registry;
+pub mod release;
+pub mod secrets;
