@@ -10,10 +10,12 @@
 //! listener. Traffic is `dify-edge`'s, which goes on when this process does not.
 
 pub mod backends;
+pub mod board;
 pub mod config;
 pub mod dify;
 pub mod engine;
 pub mod exit;
+pub mod front;
 pub mod gate;
 pub mod registry;
 pub mod release;
