@@ -11,10 +11,12 @@
 
 pub mod backends;
 pub mod board;
+pub mod cli;
 pub mod config;
 pub mod dify;
 pub mod engine;
 pub mod exit;
+pub mod failure;
 pub mod front;
 pub mod gate;
 pub mod intent;

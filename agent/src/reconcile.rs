@@ -5,3 +5,4 @@
 
 pub mod part;
 pub mod plan;
+pub mod probe;
