@@ -1,5 +1,8 @@
 //! The command line. Every verb takes `--config FILE`; every table has `--json`.
 
+pub mod status;
+pub mod table;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

@@ -20,6 +20,7 @@ pub mod failure;
 pub mod front;
 pub mod gate;
 pub mod intent;
+pub mod notify;
 pub mod ops;
 pub mod reconcile;
 pub mod registry;

@@ -1,0 +1,143 @@
+//! Node-local faults: the only reasons for which `/health/live` may ask Google
+//! to recreate the VM. Never a shared service, configuration, migration, drain
+//! or overload: those would recreate the whole fleet, and cure nothing.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dify_common::tasks::Tasks;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{info, info_span, warn};
+
+use crate::config::settings::Liveness;
+
+/// The disk is tried this often.
+const PERIOD: Duration = Duration::from_secs(5);
+/// A write of one block and its flush that takes longer is as bad as a failure.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Watches whether this machine's disk still takes writes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    path: PathBuf,
+    bad_since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Disk {
+    /// Watches the file system of `state`.
+    pub fn new(state: &Path) -> Self {
+        Self {
+            path: state.join("disk-probe"),
+            bad_since: Arc::default(),
+        }
+    }
+
+    /// Tries the disk until told to stop.
+    pub fn spawn(&self, tasks: &Tasks) {
+        let (disk, stopping) = (self.clone(), tasks.stopping());
+        tasks.spawn_essential("disk", info_span!("disk"), async move {
+            let mut period = interval(PERIOD);
+            period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    // cancel-safe: a tick is not lost.
+                    _ = period.tick() => disk.look().await,
+                    // cancel-safe: a token can be awaited again.
+                    () = stopping.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// For how long it has not taken a write.
+    pub fn bad_for(&self) -> Option<Duration> {
+        let since = *self
+            .bad_since
+            .lock()
+            .expect("never poisoned: no panic under the lock");
+        since.map(|since| since.elapsed())
+    }
+
+    async fn look(&self) {
+        let result = match timeout(DEADLINE, write_through(&self.path)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        };
+        let mut bad = self
+            .bad_since
+            .lock()
+            .expect("never poisoned: no panic under the lock");
+        match (result, bad.is_some()) {
+            (Ok(()), true) => {
+                info!("the disk takes writes again");
+                *bad = None;
+            }
+            (Err(error), false) => {
+                warn!(%error, path = %self.path.display(), "the disk does not take a write");
+                *bad = Some(Instant::now());
+            }
+            (Ok(()), false) | (Err(_), true) => {}
+        }
+    }
+}
+
+async fn write_through(path: &Path) -> io::Result<()> {
+    let mut file = tokio::fs::File::create(path).await?;
+    // A whole block: a few bytes may fit where no file does any more.
+    file.write_all(&[0x5a; 4096]).await?;
+    file.sync_all().await?;
+    drop(file);
+    tokio::fs::remove_file(path).await
+}
+
+/// The faults that have outlasted repair.
+pub fn faults(
+    limits: Liveness,
+    docker_away: Option<Duration>,
+    disk_bad: Option<Duration>,
+) -> BTreeSet<String> {
+    let mut faults = BTreeSet::new();
+    if docker_away.is_some_and(|away| away >= limits.docker_after) {
+        faults.insert("docker".to_owned());
+    }
+    if disk_bad.is_some_and(|bad| bad >= limits.disk_after) {
+        faults.insert("disk".to_owned());
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Liveness = Liveness {
+        docker_after: Duration::from_mins(2),
+        disk_after: Duration::from_mins(5),
+        agent_after: Duration::from_mins(5),
+    };
+
+    #[test]
+    fn only_what_outlasts_repair_is_a_fault() {
+        let some = |seconds| Some(Duration::from_secs(seconds));
+        assert!(faults(LIMITS, None, None).is_empty());
+        assert!(faults(LIMITS, some(119), some(299)).is_empty());
+        assert!(faults(LIMITS, some(120), None).contains("docker"));
+        assert!(faults(LIMITS, None, some(300)).contains("disk"));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_no_write_is_seen_and_forgiven() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let state = dir.path().join("state");
+        let disk = Disk::new(&state);
+        disk.look().await;
+        assert!(disk.bad_for().is_some());
+        std::fs::create_dir(&state).expect("mkdir");
+        disk.look().await;
+        assert!(disk.bad_for().is_none());
+    }
+}
