@@ -56,8 +56,8 @@ pub struct View {
     pub drain: Option<Drain>,
     /// What the edge forwards to.
     pub front: Arc<Front>,
-    /// Taking over running containers: silent towards the edges, which go on
-    /// by their last orders and their own probes.
+    /// Taking over running containers: the edges go on by their last routes and
+    /// their own probes until this node knows better.
     pub adopting: bool,
     /// Agent silence after which an edge fails `/health/live`.
     pub silent_fault_after: Duration,
@@ -69,13 +69,14 @@ impl View {
         self.phase == Phase::Serving && self.missing.is_empty() && self.drain.is_none()
     }
 
-    /// Orders for the edges; `None` while adopting.
-    pub fn orders(&self, sequence: u64) -> Option<Orders> {
-        (!self.adopting).then(|| Orders {
+    /// Orders for the edges.
+    pub fn orders(&self, sequence: u64) -> Orders {
+        Orders {
             node: self.node.to_string(),
             sequence,
             release: self.release.as_ref().map(ToString::to_string),
             phase: self.phase,
+            adopting: self.adopting,
             ready: self.ready(),
             missing: self.missing.iter().cloned().collect(),
             live: self.faults.is_empty(),
@@ -86,7 +87,7 @@ impl View {
             refusals: self.front.refusals.clone(),
             stale_after_ms: millis(STALE_AFTER),
             silent_fault_after_ms: millis(self.silent_fault_after),
-        })
+        }
     }
 
     /// The status document.

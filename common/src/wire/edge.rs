@@ -28,6 +28,11 @@ pub struct Orders {
     pub release: Option<String>,
     /// Where the node stands.
     pub phase: Phase,
+    /// The agent lives but is still taking over containers that run: the edge
+    /// keeps its last routes and judges readiness by its own probes. Nothing
+    /// else in this document but `live` and `faults` counts then.
+    #[serde(default)]
+    pub adopting: bool,
     /// `/health` says 200.
     pub ready: bool,
     /// Kinds of what is missing for serving; the only detail `/health` shows.
