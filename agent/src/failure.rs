@@ -23,36 +23,22 @@ pub struct Failure {
 impl Failure {
     /// Something that may pass.
     pub fn passing(exit: Exit, error: &(dyn Error + 'static)) -> Self {
-        Self {
-            exit,
-            message: Chain(error).to_string(),
-            permanent: false,
-        }
+        Self { exit, message: Chain(error).to_string(), permanent: false }
     }
 
     /// Something that needs a change from outside.
     pub fn lasting(exit: Exit, error: &(dyn Error + 'static)) -> Self {
-        Self {
-            permanent: true,
-            ..Self::passing(exit, error)
-        }
+        Self { permanent: true, ..Self::passing(exit, error) }
     }
 
     /// Something that needs a change from outside, in our words.
     pub fn said(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-            permanent: true,
-        }
+        Self { exit, message: message.into(), permanent: true }
     }
 
     /// As the status document has it.
     pub fn to_wire(&self) -> status::Failure {
-        status::Failure {
-            kind: self.exit.kind().to_owned(),
-            message: self.message.clone(),
-        }
+        status::Failure { kind: self.exit.kind().to_owned(), message: self.message.clone() }
     }
 }
 

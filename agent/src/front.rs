@@ -53,10 +53,7 @@ impl EdgeLink {
     pub fn bind(path: &Path) -> Result<Self, FrontError> {
         bind_unix(path, 0o666)
             .map(|listener| Self { listener })
-            .map_err(|source| FrontError {
-                path: path.to_owned(),
-                source,
-            })
+            .map_err(|source| FrontError { path: path.to_owned(), source })
     }
 
     /// Serves edges until told to stop.
@@ -74,19 +71,15 @@ impl EdgeLink {
                 Ok((stream, _)) => {
                     let id = CONNECTION.fetch_add(1, Ordering::Relaxed);
                     let (board, stopping) = (board.clone(), stopping.clone());
-                    tasks.spawn(
-                        "edge-link",
-                        info_span!("edge", connection = id),
-                        async move {
-                            tokio::select! {
-                                // cancel-safe: the connection ends with this process anyway.
-                                () = converse(stream, id, &board) => {}
-                                // cancel-safe: as above.
-                                () = stopping.cancelled() => {}
-                            }
-                            board.edge(id, None);
-                        },
-                    );
+                    tasks.spawn("edge-link", info_span!("edge", connection = id), async move {
+                        tokio::select! {
+                            // cancel-safe: the connection ends with this process anyway.
+                            () = converse(stream, id, &board) => {}
+                            // cancel-safe: as above.
+                            () = stopping.cancelled() => {}
+                        }
+                        board.edge(id, None);
+                    });
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: give others time to close.
@@ -138,9 +131,7 @@ async fn converse(stream: UnixStream, id: u64, board: &Board) {
             _ = beat.tick() => {}
         }
         sequence += 1;
-        let Some(orders) = views.borrow_and_update().orders(sequence) else {
-            continue;
-        };
+        let orders = views.borrow_and_update().orders(sequence);
         let mut text = serde_json::to_string(&orders).expect("orders are plain data");
         text.push('\n');
         // An edge that reads nothing for this long is as good as gone.
@@ -198,22 +189,13 @@ mod tests {
         let mut text = serde_json::to_string(&report).expect("JSON");
         text.push('\n');
         let mut edges = board.watch_edges();
-        edge.get_mut()
-            .write_all(text.as_bytes())
-            .await
-            .expect("write");
+        edge.get_mut().write_all(text.as_bytes()).await.expect("write");
         let seen = timeout(HEARTBEAT * 5, edges.wait_for(|edges| !edges.is_empty())).await;
-        assert_eq!(
-            seen.expect("in time").expect("board lives").values().next(),
-            Some(&report)
-        );
+        assert_eq!(seen.expect("in time").expect("board lives").values().next(), Some(&report));
 
         drop(edge);
-        let gone = timeout(
-            HEARTBEAT * 5,
-            edges.wait_for(std::collections::BTreeMap::is_empty),
-        )
-        .await;
+        let gone =
+            timeout(HEARTBEAT * 5, edges.wait_for(std::collections::BTreeMap::is_empty)).await;
         assert!(gone.expect("in time").is_ok());
         assert!(tasks.stop(HEARTBEAT * 5).await);
     }

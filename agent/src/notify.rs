@@ -47,10 +47,7 @@ pub fn spawn(board: Board, tasks: &Tasks) {
 /// Says that the process winds down and may need `more` time for it.
 pub fn stopping(more: Duration) {
     let micros = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    say(&[
-        NotifyState::Stopping,
-        NotifyState::ExtendTimeoutUsec(micros),
-    ]);
+    say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
 fn say(states: &[NotifyState<'_>]) {

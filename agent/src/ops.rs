@@ -53,16 +53,11 @@ struct Shared {
 impl Ops {
     /// Binds the socket (root's alone) and the address.
     pub async fn bind(socket: &Path, address: SocketAddr) -> Result<Self, BindError> {
-        let unix = bind_unix(socket, 0o600).map_err(|source| BindError {
-            place: socket.display().to_string(),
-            source,
-        })?;
+        let unix = bind_unix(socket, 0o600)
+            .map_err(|source| BindError { place: socket.display().to_string(), source })?;
         let tcp = TcpListener::bind(address)
             .await
-            .map_err(|source| BindError {
-                place: address.to_string(),
-                source,
-            })?;
+            .map_err(|source| BindError { place: address.to_string(), source })?;
         Ok(Self { unix, tcp })
     }
 

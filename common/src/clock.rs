@@ -5,19 +5,14 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Wall time now.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the module the ban names"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the module the ban names")]
 pub fn now() -> SystemTime {
     SystemTime::now()
 }
 
 /// Seconds since 1970, UTC. A clock before 1970 reads as 0.
 pub fn unix_seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs()
+    at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
 /// RFC 3339 in UTC with milliseconds, as Cloud Logging and Docker write it.

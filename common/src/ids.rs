@@ -133,43 +133,21 @@ mod tests {
     #[test]
     fn node_ids_are_dns_labels() {
         assert!("dify-x7f2".parse::<NodeId>().is_ok());
-        for bad in [
-            "",
-            "Dify",
-            "9a",
-            "a_b",
-            "a-",
-            &"a".repeat(64),
-            "a b",
-            "a/../b",
-        ] {
+        for bad in ["", "Dify", "9a", "a_b", "a-", &"a".repeat(64), "a b", "a/../b"] {
             assert!(bad.parse::<NodeId>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn digests_are_whole() {
-        assert!(
-            format!("sha256:{}", "a".repeat(64))
-                .parse::<Digest>()
-                .is_ok()
-        );
+        assert!(format!("sha256:{}", "a".repeat(64)).parse::<Digest>().is_ok());
         assert!("sha256:abc".parse::<Digest>().is_err());
-        assert!(
-            format!("sha256:{}", "G".repeat(64))
-                .parse::<Digest>()
-                .is_err()
-        );
+        assert!(format!("sha256:{}", "G".repeat(64)).parse::<Digest>().is_err());
     }
 
     #[test]
     fn a_bad_id_in_json_is_an_error_that_says_what_was_expected() {
-        let error = serde_json::from_str::<ReleaseId>("\"../etc\"")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("release id") && error.contains("expected"),
-            "{error}"
-        );
+        let error = serde_json::from_str::<ReleaseId>("\"../etc\"").unwrap_err().to_string();
+        assert!(error.contains("release id") && error.contains("expected"), "{error}");
     }
 }

@@ -18,10 +18,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// For calls to services nearby: 100 ms doubling to 5 s.
-    pub const NEARBY: Self = Self {
-        min: Duration::from_millis(100),
-        max: Duration::from_secs(5),
-    };
+    pub const NEARBY: Self = Self { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 
     /// A backoff from `min` doubling to `max`.
     pub fn try_new(min: Duration, max: Duration) -> Option<Self> {
@@ -30,9 +27,7 @@ impl Backoff {
 
     /// The longest wait before attempt `attempt` (0 = the first retry).
     pub fn ceiling(&self, attempt: u32) -> Duration {
-        self.min
-            .saturating_mul(2_u32.saturating_pow(attempt.min(20)))
-            .min(self.max)
+        self.min.saturating_mul(2_u32.saturating_pow(attempt.min(20))).min(self.max)
     }
 
     /// A wait drawn from half the ceiling to the ceiling: spread, but never a

@@ -15,10 +15,7 @@ pub trait Source {
 pub struct Environment;
 
 impl Source for Environment {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the module the ban names"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the module the ban names")]
     fn get(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
     }
@@ -53,17 +50,12 @@ pub struct Problems(Vec<Problem>);
 impl Problems {
     /// Notes a mistake.
     pub fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem {
-            path: path.into(),
-            message: message.into(),
-        });
+        self.0.push(Problem { path: path.into(), message: message.into() });
     }
 
     /// The value of `result`, or `None` and a note of why not.
     pub fn keep<T, E: fmt::Display>(&mut self, path: &str, result: Result<T, E>) -> Option<T> {
-        result
-            .map_err(|error| self.add(path, error.to_string()))
-            .ok()
+        result.map_err(|error| self.add(path, error.to_string())).ok()
     }
 
     /// Nothing noted so far.

@@ -72,11 +72,7 @@ impl Tasks {
     /// Resolves with the name of the first essential task that ended on its own.
     pub async fn died(&self) -> &'static str {
         let mut died = self.died.subscribe();
-        let found = died
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|name| *name);
+        let found = died.wait_for(Option::is_some).await.ok().and_then(|name| *name);
         found.expect("the sender lives in self")
     }
 
@@ -85,18 +81,11 @@ impl Tasks {
         self.stop.cancel();
         self.tracker.close();
         let left = self.tracker.len();
-        if tokio::time::timeout(bound, self.tracker.wait())
-            .await
-            .is_ok()
-        {
+        if tokio::time::timeout(bound, self.tracker.wait()).await.is_ok() {
             info!(tasks = left, "all tasks ended");
             true
         } else {
-            warn!(
-                tasks = self.tracker.len(),
-                ?bound,
-                "tasks did not end in time"
-            );
+            warn!(tasks = self.tracker.len(), ?bound, "tasks did not end in time");
             false
         }
     }

@@ -72,8 +72,5 @@ pub fn init(mode: LogMode, filter: &str) {
         ),
         LogMode::Json | LogMode::Auto => Box::new(cloud::CloudLayer::stdout()),
     };
-    let _ = tracing_subscriber::registry()
-        .with(filter)
-        .with(layer)
-        .try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }

@@ -40,20 +40,14 @@ pub async fn status(socket: &Path, as_json: bool, watch: bool) -> Result<Exit, F
 /// Asks the node to leave service; `wait`: returns when nothing is in flight.
 pub async fn drain(socket: &Path, wait: bool) -> Result<Exit, Failure> {
     let client = OpsClient::new(socket);
-    client
-        .drain()
-        .await
-        .map_err(|error| Failure::passing(Exit::Dependency, &error))?;
+    client.drain().await.map_err(|error| Failure::passing(Exit::Dependency, &error))?;
     if !wait {
         return Ok(Exit::Done);
     }
     let mut last = Vec::new();
     loop {
         let status = ask(&client).await?;
-        let drained = status
-            .edges
-            .iter()
-            .all(|edge| edge.state == EdgeState::Drained);
+        let drained = status.edges.iter().all(|edge| edge.state == EdgeState::Drained);
         if status.phase == Phase::Draining && drained {
             return Ok(Exit::Done);
         }
@@ -68,18 +62,12 @@ pub async fn drain(socket: &Path, wait: bool) -> Result<Exit, Failure> {
 /// Asks the node to serve again.
 pub async fn undrain(socket: &Path) -> Result<Exit, Failure> {
     let client = OpsClient::new(socket);
-    client
-        .undrain()
-        .await
-        .map_err(|error| Failure::passing(Exit::Dependency, &error))?;
+    client.undrain().await.map_err(|error| Failure::passing(Exit::Dependency, &error))?;
     Ok(Exit::Done)
 }
 
 async fn ask(client: &OpsClient) -> Result<AgentStatus, Failure> {
-    client
-        .status()
-        .await
-        .map_err(|error| Failure::passing(Exit::Dependency, &error))
+    client.status().await.map_err(|error| Failure::passing(Exit::Dependency, &error))
 }
 
 fn exit_of(status: &AgentStatus) -> Exit {
@@ -197,10 +185,7 @@ mod tests {
 
     #[test]
     fn a_digest_is_cut_short() {
-        let image = format!(
-            "127.0.0.1:5000/langgenius/dify-api@sha256:{}",
-            "ab".repeat(32)
-        );
+        let image = format!("127.0.0.1:5000/langgenius/dify-api@sha256:{}", "ab".repeat(32));
         assert_eq!(short(&image), "dify-api@abababababab");
         assert_eq!(short("a/b:1"), "a/b:1");
     }

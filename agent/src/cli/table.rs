@@ -9,24 +9,15 @@ use serde::Serialize;
 /// A table with these column heads, as wide as the terminal.
 pub fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(
-        heads
-            .iter()
-            .map(|head| head.to_uppercase())
-            .collect::<Vec<_>>(),
-    );
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(heads.iter().map(|head| head.to_uppercase()).collect::<Vec<_>>());
     table
 }
 
 /// Prints `text` and a line end. A reader that went away (`| head`) is no error.
 pub fn say(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
-    let _ = out
-        .write_all(text.as_ref().as_bytes())
-        .and_then(|()| out.write_all(b"\n"));
+    let _ = out.write_all(text.as_ref().as_bytes()).and_then(|()| out.write_all(b"\n"));
 }
 
 /// Prints one JSON document.

@@ -49,19 +49,13 @@ impl OpsClient {
             .timeout(DEADLINE)
             .build()
             .expect("no option here can fail");
-        Self {
-            socket: socket.to_owned(),
-            client,
-        }
+        Self { socket: socket.to_owned(), client }
     }
 
     /// The status document.
     pub async fn status(&self) -> Result<AgentStatus, OpsError> {
         let answer = self.ask(Method::GET, "/status").await?;
-        answer
-            .json()
-            .await
-            .map_err(|source| self.unreachable(source))
+        answer.json().await.map_err(|source| self.unreachable(source))
     }
 
     /// Leave service.
@@ -75,10 +69,7 @@ impl OpsClient {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> OpsError {
-        OpsError::Unreachable {
-            socket: self.socket.clone(),
-            source: source.without_url(),
-        }
+        OpsError::Unreachable { socket: self.socket.clone(), source: source.without_url() }
     }
 
     async fn ask(&self, method: Method, path: &'static str) -> Result<reqwest::Response, OpsError> {
@@ -86,11 +77,7 @@ impl OpsClient {
         let answer = self.client.request(method, url).send().await;
         let answer = answer.map_err(|source| self.unreachable(source))?;
         let status = answer.status();
-        if status.is_success() {
-            Ok(answer)
-        } else {
-            Err(OpsError::Refused { path, status })
-        }
+        if status.is_success() { Ok(answer) } else { Err(OpsError::Refused { path, status }) }
     }
 }
 
@@ -109,16 +96,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let socket = dir.path().join("ops.sock");
         let client = OpsClient::new(&socket);
-        assert!(matches!(
-            client.status().await,
-            Err(OpsError::Unreachable { .. })
-        ));
+        assert!(matches!(client.status().await, Err(OpsError::Unreachable { .. })));
 
         let (tasks, intent) = (Tasks::default(), Intent::default());
         let board = Board::new("n1".parse().expect("valid"), false);
-        let ops = Ops::bind(&socket, "127.0.0.1:0".parse().expect("valid"))
-            .await
-            .expect("bind");
+        let ops = Ops::bind(&socket, "127.0.0.1:0".parse().expect("valid")).await.expect("bind");
         ops.spawn(board, intent.clone(), &tasks);
         assert_eq!(client.status().await.expect("status").phase, Phase::Booting);
         client.drain().await.expect("drain");

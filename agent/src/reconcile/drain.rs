@@ -36,14 +36,11 @@ pub enum Stage {
 pub fn stage(times: DrainTimes, elapsed: Duration, edges: &[Report]) -> Stage {
     let in_flight = edges.iter().map(|edge| edge.in_flight).sum();
     if elapsed < times.notice {
-        return Stage::Notice {
-            left: times.notice.saturating_sub(elapsed),
-        };
+        return Stage::Notice { left: times.notice.saturating_sub(elapsed) };
     }
     // An edge that has not taken the order yet may say 0 before its clients come.
-    let obeyed = edges
-        .iter()
-        .all(|edge| matches!(edge.state, EdgeState::Draining | EdgeState::Drained));
+    let obeyed =
+        edges.iter().all(|edge| matches!(edge.state, EdgeState::Draining | EdgeState::Drained));
     if in_flight == 0 && obeyed {
         return Stage::Drained { cut: 0 };
     }
@@ -77,10 +74,8 @@ mod tests {
 
     use super::*;
 
-    const TIMES: DrainTimes = DrainTimes {
-        notice: Duration::from_secs(30),
-        bound: Duration::from_mins(10),
-    };
+    const TIMES: DrainTimes =
+        DrainTimes { notice: Duration::from_secs(30), bound: Duration::from_mins(10) };
 
     fn edge(state: EdgeState, in_flight: u32) -> Report {
         Report {
@@ -116,19 +111,12 @@ mod tests {
 
     #[test]
     fn an_edge_that_has_not_obeyed_yet_is_waited_for() {
-        let found = stage(
-            TIMES,
-            Duration::from_secs(31),
-            &[edge(EdgeState::Serving, 0)],
-        );
+        let found = stage(TIMES, Duration::from_secs(31), &[edge(EdgeState::Serving, 0)]);
         assert!(matches!(found, Stage::Streams { .. }));
     }
 
     #[test]
     fn without_any_edge_there_is_nothing_to_wait_for() {
-        assert_eq!(
-            stage(TIMES, Duration::from_secs(31), &[]),
-            Stage::Drained { cut: 0 }
-        );
+        assert_eq!(stage(TIMES, Duration::from_secs(31), &[]), Stage::Drained { cut: 0 });
     }
 }

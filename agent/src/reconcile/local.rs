@@ -30,10 +30,7 @@ pub struct Disk {
 impl Disk {
     /// Watches the file system of `state`.
     pub fn new(state: &Path) -> Self {
-        Self {
-            path: state.join("disk-probe"),
-            bad_since: Arc::default(),
-        }
+        Self { path: state.join("disk-probe"), bad_since: Arc::default() }
     }
 
     /// Tries the disk until told to stop.
@@ -55,10 +52,7 @@ impl Disk {
 
     /// For how long it has not taken a write.
     pub fn bad_for(&self) -> Option<Duration> {
-        let since = *self
-            .bad_since
-            .lock()
-            .expect("never poisoned: no panic under the lock");
+        let since = *self.bad_since.lock().expect("never poisoned: no panic under the lock");
         since.map(|since| since.elapsed())
     }
 
@@ -67,10 +61,7 @@ impl Disk {
             Ok(result) => result,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         };
-        let mut bad = self
-            .bad_since
-            .lock()
-            .expect("never poisoned: no panic under the lock");
+        let mut bad = self.bad_since.lock().expect("never poisoned: no panic under the lock");
         match (result, bad.is_some()) {
             (Ok(()), true) => {
                 info!("the disk takes writes again");

@@ -140,11 +140,7 @@ impl Record {
         let Sight::Running(started) = &self.sight else {
             return None;
         };
-        let every = if self.was_ready && self.silences == 0 {
-            STEADY
-        } else {
-            EAGER
-        };
+        let every = if self.was_ready && self.silences == 0 { STEADY } else { EAGER };
         let answered_once = once && self.was_ready;
         if self.asking || answered_once || self.asked.is_some_and(|at| now < at + every) {
             return None;
@@ -160,10 +156,9 @@ impl Record {
             _ if self.busy => Seen::Busy,
             Sight::Absent => Seen::Absent,
             Sight::Outdated => Seen::Outdated,
-            Sight::Stopped { .. } => Seen::Stopped {
-                failures: self.failures,
-                ago: now.duration_since(self.since),
-            },
+            Sight::Stopped { .. } => {
+                Seen::Stopped { failures: self.failures, ago: now.duration_since(self.since) }
+            }
             Sight::Running(_) if !self.was_ready => Seen::Starting,
             Sight::Running(_) if self.silences >= SILENCE_LIMIT => Seen::Silent,
             Sight::Running(_) => Seen::Ready,
@@ -191,10 +186,7 @@ mod tests {
     }
 
     fn exited() -> Sight {
-        Sight::Stopped {
-            ran: true,
-            how: "exit code 137".into(),
-        }
+        Sight::Stopped { ran: true, how: "exit code 137".into() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -205,18 +197,12 @@ mod tests {
         record.saw(exited(), now);
         running(&mut record, "2", now);
         record.saw(exited(), now);
-        assert!(matches!(
-            record.seen(now),
-            Seen::Stopped { failures: 2, .. }
-        ));
+        assert!(matches!(record.seen(now), Seen::Stopped { failures: 2, .. }));
         running(&mut record, "3", now);
         record.heard("3", Answer::Ready, false);
         running(&mut record, "3", now + SETTLED * 2);
         record.saw(exited(), now + SETTLED * 2);
-        assert!(matches!(
-            record.seen(now + SETTLED * 2),
-            Seen::Stopped { failures: 1, .. }
-        ));
+        assert!(matches!(record.seen(now + SETTLED * 2), Seen::Stopped { failures: 1, .. }));
     }
 
     #[tokio::test(start_paused = true)]
@@ -224,10 +210,7 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::new(now);
         record.saw_first(exited(), now);
-        assert!(matches!(
-            record.seen(now),
-            Seen::Stopped { failures: 0, .. }
-        ));
+        assert!(matches!(record.seen(now), Seen::Stopped { failures: 0, .. }));
     }
 
     #[tokio::test(start_paused = true)]

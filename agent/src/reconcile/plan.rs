@@ -94,21 +94,11 @@ impl fmt::Display for WaitingOn {
         match self {
             Self::Needs { service, on } => write!(f, "{service} waits for {on}"),
             Self::Cores { service, slots } => {
-                write!(
-                    f,
-                    "{service} waits for a core: {slots} containers start at once"
-                )
+                write!(f, "{service} waits for a core: {slots} containers start at once")
             }
-            Self::Backoff {
-                service,
-                failures,
-                left,
-            } => {
+            Self::Backoff { service, failures, left } => {
                 let seconds = left.as_secs();
-                write!(
-                    f,
-                    "{service} exited {failures} times in a row, next start in {seconds} s"
-                )
+                write!(f, "{service} exited {failures} times in a row, next start in {seconds} s")
             }
             Self::Readiness { service } => write!(f, "{service} runs and does not answer yet"),
         }
@@ -137,15 +127,11 @@ pub fn restart_delay(failures: u32) -> Duration {
 
 /// `parts` in start order; `slots`: how many may be starting at once.
 pub fn plan(parts: &[Part], slots: usize) -> Plan {
-    let seen: BTreeMap<&str, &Seen> = parts
-        .iter()
-        .map(|part| (part.service.as_str(), &part.seen))
-        .collect();
+    let seen: BTreeMap<&str, &Seen> =
+        parts.iter().map(|part| (part.service.as_str(), &part.seen)).collect();
     let mut plan = Plan::default();
-    let mut starting = parts
-        .iter()
-        .filter(|part| matches!(part.seen, Seen::Starting | Seen::Busy))
-        .count();
+    let mut starting =
+        parts.iter().filter(|part| matches!(part.seen, Seen::Starting | Seen::Busy)).count();
     for part in parts {
         let service = part.service.clone();
         let step = match &part.seen {
@@ -158,11 +144,7 @@ pub fn plan(parts: &[Part], slots: usize) -> Plan {
                 let left = restart_delay(*failures).saturating_sub(*ago);
                 if !left.is_zero() {
                     let failures = *failures;
-                    plan.waiting_on.push(WaitingOn::Backoff {
-                        service,
-                        failures,
-                        left,
-                    });
+                    plan.waiting_on.push(WaitingOn::Backoff { service, failures, left });
                     continue;
                 }
                 Move::Start(service.clone())
@@ -173,21 +155,12 @@ pub fn plan(parts: &[Part], slots: usize) -> Plan {
         // A need that was up and is silent now holds nobody back: it may be
         // silent because of the very thing that is starting.
         let unmet = part.after.iter().find(|need| {
-            !matches!(
-                seen.get(need.as_str()),
-                None | Some(Seen::Ready | Seen::Silent)
-            )
+            !matches!(seen.get(need.as_str()), None | Some(Seen::Ready | Seen::Silent))
         });
         if let Some(on) = unmet {
-            plan.waiting_on.push(WaitingOn::Needs {
-                service,
-                on: on.clone(),
-            });
+            plan.waiting_on.push(WaitingOn::Needs { service, on: on.clone() });
         } else if starting >= slots.max(1) {
-            plan.waiting_on.push(WaitingOn::Cores {
-                service,
-                slots: slots.max(1),
-            });
+            plan.waiting_on.push(WaitingOn::Cores { service, slots: slots.max(1) });
         } else {
             starting += 1;
             plan.moves.push(step);
@@ -202,18 +175,11 @@ mod tests {
 
     fn part(service: &str, after: &[&str], seen: Seen) -> Part {
         let after = after.iter().map(|need| (*need).to_owned()).collect();
-        Part {
-            service: service.into(),
-            after,
-            seen,
-        }
+        Part { service: service.into(), after, seen }
     }
 
     fn stopped(failures: u32, ago: u64) -> Seen {
-        Seen::Stopped {
-            failures,
-            ago: Duration::from_secs(ago),
-        }
+        Seen::Stopped { failures, ago: Duration::from_secs(ago) }
     }
 
     #[test]
@@ -224,17 +190,8 @@ mod tests {
             part("worker", &[], Seen::Absent),
         ];
         let plan = plan(&parts, 2);
-        assert_eq!(
-            plan.moves,
-            [Move::Create("api".into()), Move::Create("web".into())]
-        );
-        assert_eq!(
-            plan.waiting_on,
-            [WaitingOn::Cores {
-                service: "worker".into(),
-                slots: 2
-            }],
-        );
+        assert_eq!(plan.moves, [Move::Create("api".into()), Move::Create("web".into())]);
+        assert_eq!(plan.waiting_on, [WaitingOn::Cores { service: "worker".into(), slots: 2 }],);
     }
 
     #[test]
@@ -245,48 +202,33 @@ mod tests {
         ];
         let found = plan(&parts, 4);
         assert!(found.moves.is_empty());
-        assert!(found.waiting_on.contains(&WaitingOn::Needs {
-            service: "sandbox".into(),
-            on: "ssrf_proxy".into(),
-        }));
+        assert!(
+            found
+                .waiting_on
+                .contains(&WaitingOn::Needs { service: "sandbox".into(), on: "ssrf_proxy".into() })
+        );
     }
 
     #[test]
     fn a_settled_stack_has_nothing_to_do() {
-        let parts = [
-            part("api", &[], Seen::Ready),
-            part("web", &["api"], Seen::Ready),
-        ];
+        let parts = [part("api", &[], Seen::Ready), part("web", &["api"], Seen::Ready)];
         assert_eq!(plan(&parts, 2), Plan::default());
     }
 
     #[test]
     fn exits_in_a_row_wait_longer_and_a_first_start_does_not() {
-        assert_eq!(
-            plan(&[part("web", &[], stopped(0, 0))], 2).moves,
-            [Move::Start("web".into())]
-        );
+        assert_eq!(plan(&[part("web", &[], stopped(0, 0))], 2).moves, [Move::Start("web".into())]);
         let found = plan(&[part("web", &[], stopped(4, 5))], 2);
         assert!(found.moves.is_empty());
         let left = Duration::from_secs(3);
         let service = "web".to_owned();
-        assert_eq!(
-            found.waiting_on,
-            [WaitingOn::Backoff {
-                service,
-                failures: 4,
-                left
-            }]
-        );
+        assert_eq!(found.waiting_on, [WaitingOn::Backoff { service, failures: 4, left }]);
         assert_eq!(restart_delay(1000), Duration::from_mins(1));
     }
 
     #[test]
     fn a_changed_spec_replaces_only_that_container() {
-        let parts = [
-            part("api", &[], Seen::Ready),
-            part("web", &[], Seen::Outdated),
-        ];
+        let parts = [part("api", &[], Seen::Ready), part("web", &[], Seen::Outdated)];
         assert_eq!(plan(&parts, 2).moves, [Move::Replace("web".into())]);
     }
 
@@ -294,18 +236,9 @@ mod tests {
     fn every_reason_reads_as_a_sentence() {
         let service = || "worker".to_owned();
         for (reason, expected) in [
+            (WaitingOn::Needs { service: service(), on: "api".into() }, "worker waits for api"),
             (
-                WaitingOn::Needs {
-                    service: service(),
-                    on: "api".into(),
-                },
-                "worker waits for api",
-            ),
-            (
-                WaitingOn::Cores {
-                    service: service(),
-                    slots: 2,
-                },
+                WaitingOn::Cores { service: service(), slots: 2 },
                 "worker waits for a core: 2 containers start at once",
             ),
             (
@@ -316,10 +249,7 @@ mod tests {
                 },
                 "worker exited 3 times in a row, next start in 4 s",
             ),
-            (
-                WaitingOn::Readiness { service: service() },
-                "worker runs and does not answer yet",
-            ),
+            (WaitingOn::Readiness { service: service() }, "worker runs and does not answer yet"),
         ] {
             assert_eq!(reason.to_string(), expected);
         }
@@ -328,13 +258,7 @@ mod tests {
     /// Carrying out any plan brings every stack, however torn, to rest.
     #[test]
     fn any_mix_converges_and_then_rests() {
-        let kinds = [
-            Seen::Absent,
-            Seen::Outdated,
-            stopped(0, 0),
-            Seen::Starting,
-            Seen::Ready,
-        ];
+        let kinds = [Seen::Absent, Seen::Outdated, stopped(0, 0), Seen::Starting, Seen::Ready];
         for mix in 0..kinds.len().pow(4) {
             let kind = |n: u32| kinds[mix / kinds.len().pow(n) % kinds.len()].clone();
             let mut parts = [
@@ -355,10 +279,7 @@ mod tests {
                     part.seen = Seen::Ready;
                 }
             }
-            assert!(
-                parts.iter().all(|part| part.seen == Seen::Ready),
-                "{mix}: {parts:?}"
-            );
+            assert!(parts.iter().all(|part| part.seen == Seen::Ready), "{mix}: {parts:?}");
             assert_eq!(plan(&parts, 2), Plan::default());
         }
     }

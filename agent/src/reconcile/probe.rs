@@ -50,16 +50,9 @@ impl Default for Prober {
 impl Prober {
     /// Asks once; bounded by the probe's own deadline.
     pub async fn ask(&self, spec: &ContainerSpec, exec: &impl Exec, since: Instant) -> Answer {
-        let address = spec
-            .networks
-            .first()
-            .map_or(Ipv4Addr::LOCALHOST, |net| net.address);
+        let address = spec.networks.first().map_or(Ipv4Addr::LOCALHOST, |net| net.address);
         match &spec.probe {
-            Probe::Http {
-                port,
-                path,
-                deadline,
-            } => {
+            Probe::Http { port, path, deadline } => {
                 let url = format!("http://{address}:{port}{path}");
                 self.http(&url, path, *deadline).await
             }
@@ -86,10 +79,9 @@ impl Prober {
             Ok(answer) if answer.status() == 200 => Answer::Ready,
             Ok(answer) => Answer::Wrong(format!("{path} answered {}", answer.status().as_u16())),
             Err(error) if error.is_connect() => Answer::Wrong("connection refused".to_owned()),
-            Err(error) if error.is_timeout() => Answer::Nothing(format!(
-                "{path} answered nothing in {} s",
-                deadline.as_secs()
-            )),
+            Err(error) if error.is_timeout() => {
+                Answer::Nothing(format!("{path} answered nothing in {} s", deadline.as_secs()))
+            }
             Err(_) => Answer::Wrong(format!("connection closed without an answer to {path}")),
         }
     }

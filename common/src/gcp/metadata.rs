@@ -106,9 +106,7 @@ impl Metadata {
     /// Value of `path` below `/computeMetadata/v1/`; `None` when the key does not exist.
     pub async fn get(&self, path: &str) -> Result<Option<String>, MetadataError> {
         let read = || self.ask(path, &[], READ_DEADLINE);
-        retry("metadata", READ_ATTEMPTS, Backoff::NEARBY, read)
-            .await
-            .map(|tagged| tagged.value)
+        retry("metadata", READ_ATTEMPTS, Backoff::NEARBY, read).await.map(|tagged| tagged.value)
     }
 
     /// Waits until `path` differs from the state `last_etag` names, or until
@@ -141,16 +139,11 @@ impl Metadata {
             path: path.to_owned(),
             source: source.without_url(),
         };
-        let query: Vec<String> = query
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        let query: Vec<String> =
+            query.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let separator = if query.is_empty() { "" } else { "?" };
-        let url = format!(
-            "http://{}/computeMetadata/v1/{path}{separator}{}",
-            self.host,
-            query.join("&")
-        );
+        let url =
+            format!("http://{}/computeMetadata/v1/{path}{separator}{}", self.host, query.join("&"));
         let answer = self
             .client
             .get(url)
@@ -161,9 +154,7 @@ impl Metadata {
             .map_err(unreachable)?;
         let status = answer.status();
         if status.is_success() && answer.headers().get("metadata-flavor").is_none() {
-            return Err(MetadataError::Impostor {
-                host: self.host.clone(),
-            });
+            return Err(MetadataError::Impostor { host: self.host.clone() });
         }
         let etag = answer
             .headers()
@@ -179,9 +170,6 @@ impl Metadata {
             return Err(MetadataError::Status { host, path, status });
         }
         let value = answer.text().await.map_err(unreachable)?;
-        Ok(Tagged {
-            value: Some(value),
-            etag,
-        })
+        Ok(Tagged { value: Some(value), etag })
     }
 }

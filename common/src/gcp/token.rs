@@ -33,23 +33,15 @@ pub struct Tokens {
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens")
-            .field("origin", &self.origin)
-            .finish_non_exhaustive()
+        f.debug_struct("Tokens").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
 impl Tokens {
     /// The metadata server's default service account.
     pub fn from_metadata(metadata: Metadata) -> Self {
-        let provider = Arc::new(MetadataTokens {
-            metadata,
-            cached: Mutex::default(),
-        });
-        Self {
-            origin: "the metadata server",
-            provider,
-        }
+        let provider = Arc::new(MetadataTokens { metadata, cached: Mutex::default() });
+        Self { origin: "the metadata server", provider }
     }
 
     /// The metadata server where there is one (or `GCE_METADATA_HOST` names
@@ -61,19 +53,15 @@ impl Tokens {
             return Ok(Self::from_metadata(metadata));
         }
         let origin = "Google's application default credentials";
-        let provider = gcp_auth::provider()
-            .await
-            .map_err(|source| TokenError { origin, source })?;
+        let provider =
+            gcp_auth::provider().await.map_err(|source| TokenError { origin, source })?;
         Ok(Self { origin, provider })
     }
 
     /// A token that is good for some seconds at least.
     pub async fn token(&self) -> Result<Arc<Token>, TokenError> {
         let origin = self.origin;
-        self.provider
-            .token(&[CLOUD_PLATFORM])
-            .await
-            .map_err(|source| TokenError { origin, source })
+        self.provider.token(&[CLOUD_PLATFORM]).await.map_err(|source| TokenError { origin, source })
     }
 }
 
@@ -109,9 +97,7 @@ impl MetadataTokens {
     async fn read(&self, path: &str) -> Result<String, gcp_auth::Error> {
         match self.metadata.get(path).await {
             Ok(Some(text)) => Ok(text),
-            Ok(None) => Err(gcp_auth::Error::Str(
-                "the metadata server has no such value",
-            )),
+            Ok(None) => Err(gcp_auth::Error::Str("the metadata server has no such value")),
             Err(error) => Err(gcp_auth::Error::Other("metadata server", Box::new(error))),
         }
     }

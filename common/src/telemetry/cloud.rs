@@ -22,9 +22,7 @@ pub(super) struct CloudLayer<W> {
 
 impl CloudLayer<std::io::Stdout> {
     pub(super) fn stdout() -> Self {
-        Self {
-            writer: std::io::stdout,
-        }
+        Self { writer: std::io::stdout }
     }
 }
 
@@ -45,11 +43,7 @@ fn line(level: Level, target: &str, fields: Fields, time: String) -> String {
     entry.insert("target".into(), target.into());
     for (name, value) in fields.facts {
         // A fact may not hide what Cloud Logging reads.
-        let name = if entry.contains_key(&name) {
-            format!("{name}_")
-        } else {
-            name
-        };
+        let name = if entry.contains_key(&name) { format!("{name}_") } else { name };
         entry.insert(name, value);
     }
     let mut text = Value::Object(entry).to_string();
@@ -85,10 +79,7 @@ mod tests {
 
     #[test]
     fn a_fact_cannot_forge_the_severity() {
-        let mut fields = Fields {
-            message: "hello".into(),
-            ..Fields::default()
-        };
+        let mut fields = Fields { message: "hello".into(), ..Fields::default() };
         fields.facts.insert("severity".into(), "EMERGENCY".into());
         fields.facts.insert("in_flight".into(), 3.into());
         let text = line(Level::WARN, "dify_agent", fields, "T".into());

@@ -62,9 +62,7 @@ impl Fields {
 
     fn put(&mut self, field: &Field, value: Value) {
         if field.name() == "message" {
-            self.message = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
+            self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         } else {
             let name = field.name().strip_prefix("r#").unwrap_or(field.name());
             self.facts.insert(name.to_owned(), value);

@@ -19,9 +19,7 @@ pub(super) struct JournalLayer {
 
 impl JournalLayer {
     pub(super) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            journal: JournalLog::new()?,
-        })
+        Ok(Self { journal: JournalLog::new()? })
     }
 }
 
@@ -54,16 +52,12 @@ where
             .facts
             .into_iter()
             .map(|(name, value)| {
-                let text = value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned);
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 (name, text)
             })
             .collect();
-        let pairs: Vec<(&str, &str)> = facts
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
+        let pairs: Vec<(&str, &str)> =
+            facts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         // A journal that is away must not end the process.
         let _ = self.journal.journal_send(
             &LogRecord::builder()
