@@ -28,7 +28,7 @@ pub struct Front {
 }
 
 /// The node as it stands now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// This VM.
     pub node: NodeId,
@@ -183,6 +183,15 @@ impl Board {
     /// Changes the view in place.
     pub fn update(&self, change: impl FnOnce(&mut View)) {
         self.view.send_modify(change);
+    }
+
+    /// Changes the view in place and wakes the readers only if it differs then.
+    pub fn amend(&self, change: impl FnOnce(&mut View)) {
+        self.view.send_if_modified(|view| {
+            let before = view.clone();
+            change(view);
+            *view != before
+        });
     }
 
     /// Enters a phase, logs it, and notes how long the last one took. The

@@ -115,6 +115,13 @@ impl Record {
         self.failures = 0;
     }
 
+    /// An action of ours failed: as bad as an exit, so that the next one waits.
+    pub fn failed(&mut self, why: String, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.detail = Some(why);
+        self.since = now;
+    }
+
     /// A probe of the run `of` came back. An answer of an earlier run is dropped.
     pub fn heard(&mut self, of: &str, answer: Answer, saturated: bool) {
         self.asking = false;
@@ -156,13 +163,16 @@ impl Record {
             _ if self.busy => Seen::Busy,
             Sight::Absent => Seen::Absent,
             Sight::Outdated => Seen::Outdated,
-            Sight::Stopped { .. } => {
-                Seen::Stopped { failures: self.failures, ago: now.duration_since(self.since) }
-            }
+            Sight::Stopped { .. } => Seen::Stopped,
             Sight::Running(_) if !self.was_ready => Seen::Starting,
             Sight::Running(_) if self.silences >= SILENCE_LIMIT => Seen::Silent,
             Sight::Running(_) => Seen::Ready,
         }
+    }
+
+    /// Failures in a row, and the time since the last of them.
+    pub fn failures(&self, now: Instant) -> (u32, Duration) {
+        (self.failures, now.duration_since(self.since))
     }
 
     /// Docker's word for it.
@@ -197,12 +207,12 @@ mod tests {
         record.saw(exited(), now);
         running(&mut record, "2", now);
         record.saw(exited(), now);
-        assert!(matches!(record.seen(now), Seen::Stopped { failures: 2, .. }));
+        assert_eq!(record.failures(now).0, 2);
         running(&mut record, "3", now);
         record.heard("3", Answer::Ready, false);
         running(&mut record, "3", now + SETTLED * 2);
         record.saw(exited(), now + SETTLED * 2);
-        assert!(matches!(record.seen(now + SETTLED * 2), Seen::Stopped { failures: 1, .. }));
+        assert_eq!(record.failures(now).0, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,7 +220,7 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::new(now);
         record.saw_first(exited(), now);
-        assert!(matches!(record.seen(now), Seen::Stopped { failures: 0, .. }));
+        assert_eq!((record.seen(now), record.failures(now).0), (Seen::Stopped, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,10 @@ pub struct Part {
     pub after: Vec<String>,
     /// How it was seen.
     pub seen: Seen,
+    /// Exits and failed actions in a row without having been ready for long.
+    pub failures: u32,
+    /// Since the last of them.
+    pub ago: Duration,
 }
 
 /// How a container was seen.
@@ -29,12 +33,7 @@ pub enum Seen {
     /// It exists, made from another spec.
     Outdated,
     /// It exists, made from this spec, and does not run.
-    Stopped {
-        /// Exits in a row without having been ready for long.
-        failures: u32,
-        /// Since its last exit.
-        ago: Duration,
-    },
+    Stopped,
     /// An action of ours on it is under way.
     Busy,
     /// Runs, and was not ready yet.
@@ -54,6 +53,23 @@ pub enum Move {
     Start(String),
     /// Stop and remove the container, then make the wanted one.
     Replace(String),
+}
+
+impl Move {
+    /// Its target.
+    pub fn service(&self) -> &str {
+        let (Self::Create(service) | Self::Start(service) | Self::Replace(service)) = self;
+        service
+    }
+
+    /// Its word in logs and tables.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::Replace(_) => "replace",
+        }
+    }
 }
 
 /// Why a container is not started now.
@@ -98,7 +114,7 @@ impl fmt::Display for WaitingOn {
             }
             Self::Backoff { service, failures, left } => {
                 let seconds = left.as_secs();
-                write!(f, "{service} exited {failures} times in a row, next start in {seconds} s")
+                write!(f, "{service} failed {failures} times in a row, next start in {seconds} s")
             }
             Self::Readiness { service } => write!(f, "{service} runs and does not answer yet"),
         }
@@ -140,18 +156,16 @@ pub fn plan(parts: &[Part], slots: usize) -> Plan {
                 plan.waiting_on.push(WaitingOn::Readiness { service });
                 continue;
             }
-            Seen::Stopped { failures, ago } => {
-                let left = restart_delay(*failures).saturating_sub(*ago);
-                if !left.is_zero() {
-                    let failures = *failures;
-                    plan.waiting_on.push(WaitingOn::Backoff { service, failures, left });
-                    continue;
-                }
-                Move::Start(service.clone())
-            }
+            Seen::Stopped => Move::Start(service.clone()),
             Seen::Absent => Move::Create(service.clone()),
             Seen::Outdated => Move::Replace(service.clone()),
         };
+        let left = restart_delay(part.failures).saturating_sub(part.ago);
+        if !left.is_zero() {
+            let failures = part.failures;
+            plan.waiting_on.push(WaitingOn::Backoff { service, failures, left });
+            continue;
+        }
         // A need that was up and is silent now holds nobody back: it may be
         // silent because of the very thing that is starting.
         let unmet = part.after.iter().find(|need| {
@@ -175,11 +189,7 @@ mod tests {
 
     fn part(service: &str, after: &[&str], seen: Seen) -> Part {
         let after = after.iter().map(|need| (*need).to_owned()).collect();
-        Part { service: service.into(), after, seen }
-    }
-
-    fn stopped(failures: u32, ago: u64) -> Seen {
-        Seen::Stopped { failures, ago: Duration::from_secs(ago) }
+        Part { service: service.into(), after, seen, failures: 0, ago: Duration::ZERO }
     }
 
     #[test]
@@ -216,13 +226,17 @@ mod tests {
     }
 
     #[test]
-    fn exits_in_a_row_wait_longer_and_a_first_start_does_not() {
-        assert_eq!(plan(&[part("web", &[], stopped(0, 0))], 2).moves, [Move::Start("web".into())]);
-        let found = plan(&[part("web", &[], stopped(4, 5))], 2);
-        assert!(found.moves.is_empty());
-        let left = Duration::from_secs(3);
-        let service = "web".to_owned();
-        assert_eq!(found.waiting_on, [WaitingOn::Backoff { service, failures: 4, left }]);
+    fn failures_in_a_row_wait_longer_and_a_first_start_does_not() {
+        let web = part("web", &[], Seen::Stopped);
+        assert_eq!(plan(std::slice::from_ref(&web), 2).moves, [Move::Start("web".into())]);
+        for seen in [Seen::Stopped, Seen::Absent, Seen::Outdated] {
+            let failing = Part { seen, failures: 4, ago: Duration::from_secs(5), ..web.clone() };
+            let found = plan(&[failing], 2);
+            assert!(found.moves.is_empty());
+            let left = Duration::from_secs(3);
+            let service = "web".to_owned();
+            assert_eq!(found.waiting_on, [WaitingOn::Backoff { service, failures: 4, left }]);
+        }
         assert_eq!(restart_delay(1000), Duration::from_mins(1));
     }
 
@@ -247,7 +261,7 @@ mod tests {
                     failures: 3,
                     left: Duration::from_secs(4),
                 },
-                "worker exited 3 times in a row, next start in 4 s",
+                "worker failed 3 times in a row, next start in 4 s",
             ),
             (WaitingOn::Readiness { service: service() }, "worker runs and does not answer yet"),
         ] {
@@ -258,7 +272,7 @@ mod tests {
     /// Carrying out any plan brings every stack, however torn, to rest.
     #[test]
     fn any_mix_converges_and_then_rests() {
-        let kinds = [Seen::Absent, Seen::Outdated, stopped(0, 0), Seen::Starting, Seen::Ready];
+        let kinds = [Seen::Absent, Seen::Outdated, Seen::Stopped, Seen::Starting, Seen::Ready];
         for mix in 0..kinds.len().pow(4) {
             let kind = |n: u32| kinds[mix / kinds.len().pow(n) % kinds.len()].clone();
             let mut parts = [

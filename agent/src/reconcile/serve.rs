@@ -174,10 +174,11 @@ impl Serve {
             .stack
             .containers
             .iter()
-            .map(|spec| Part {
-                service: spec.service.clone(),
-                after: spec.after.clone(),
-                seen: self.records[&spec.service].seen(now),
+            .map(|spec| {
+                let record = &self.records[&spec.service];
+                let (failures, ago) = record.failures(now);
+                let (service, after) = (spec.service.clone(), spec.after.clone());
+                Part { service, after, seen: record.seen(now), failures, ago }
             })
             .collect();
         let plan = plan(&parts, self.slots);

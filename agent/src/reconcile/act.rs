@@ -1,0 +1,86 @@
+//! Carries out one move. Each reads the live state first: already so is done,
+//! as expected is acted on, anything else is an error that the next round's
+//! plan starts from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dify_common::chain::Chain;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::info;
+
+use super::node::Node;
+use super::part::Answer;
+use super::plan::Move;
+use crate::dify::PLUGIN_DAEMON;
+use crate::engine::spec::ContainerSpec;
+use crate::engine::{EngineError, EngineErrorKind};
+
+/// The plugin daemon migrates its schema before it answers; this long at most
+/// are the other nodes' daemons held back.
+const DAEMON_START: Duration = Duration::from_mins(2);
+/// Asked this often whether it answers.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Carries out moves. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Actor {
+    node: Arc<Node>,
+}
+
+impl Actor {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// One move on one container; an error is in words.
+    pub(super) async fn carry_out(&self, step: &Move, spec: &ContainerSpec) -> Result<(), String> {
+        info!(service = spec.service, step = step.verb(), "act");
+        if spec.service != PLUGIN_DAEMON {
+            return self.engine(step, spec).await.map_err(|error| Chain(&error).to_string());
+        }
+        // Upstream migrates the daemon's schema at every start and holds no
+        // lock (AutoMigrate in dify-plugin-daemon's `internal/db`).
+        let lock = self.node.gate.daemon_lock(&self.node.settings.node).await;
+        let lock = lock.map_err(|error| Chain(&error).to_string())?;
+        let result = self.engine(step, spec).await.map_err(|error| Chain(&error).to_string());
+        if result.is_ok() {
+            let _ = timeout(DAEMON_START, self.answers(spec)).await;
+        }
+        lock.release().await;
+        result
+    }
+
+    async fn answers(&self, spec: &ContainerSpec) {
+        let since = Instant::now();
+        while self.node.prober.ask(spec, &self.node.engine, since).await != Answer::Ready {
+            sleep(EVERY).await;
+        }
+    }
+
+    async fn engine(&self, step: &Move, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let engine = &self.node.engine;
+        match step {
+            Move::Start(_) => engine.start(&spec.name).await,
+            Move::Create(_) => self.create(spec).await,
+            Move::Replace(_) => {
+                engine.stop(&spec.name, spec.stop_signal.as_deref(), spec.stop_timeout).await?;
+                engine.remove(&spec.name).await?;
+                self.create(spec).await
+            }
+        }
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let (engine, site) = (&self.node.engine, &self.node.site);
+        match engine.create(spec, site).await {
+            // Somebody pruned it, or the disk was changed under Docker.
+            Err(error) if error.kind() == EngineErrorKind::BadImage => {
+                self.node.pull(&[spec.image.clone()]).await?;
+                engine.create(spec, site).await?;
+            }
+            other => drop(other?),
+        }
+        engine.start(&spec.name).await
+    }
+}

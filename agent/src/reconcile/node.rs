@@ -1,0 +1,172 @@
+//! One node with one stack: what the steady loop, its actions and its probes share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dify_common::tasks::Tasks;
+use dify_common::wire::status::{ContainerStatus, Phase};
+use tokio::time::Instant;
+
+use super::local::{self, Disk};
+use super::part::Sight;
+use super::probe::Prober;
+use super::setup::Setup;
+use crate::backends::Probes;
+use crate::board::{Board, Front};
+use crate::config::Settings;
+use crate::dify::stack::{Machine, Stack};
+use crate::engine::spec::ContainerSpec;
+use crate::engine::{Engine, ObservedContainer, RunState, Site, SpecHash};
+use crate::gate::Gate;
+
+/// An agent that took over running containers says what it sees after this
+/// long at the latest: a few rounds of probes.
+const ADOPTION: Duration = Duration::from_secs(10);
+
+/// One node with one stack.
+#[derive(Debug)]
+pub struct Node {
+    /// What the VM is told.
+    pub settings: Settings,
+    /// What it runs.
+    pub stack: Stack,
+    /// What it runs on.
+    pub machine: Machine,
+    /// The container engine.
+    pub engine: Engine,
+    /// Whose containers these are.
+    pub site: Site,
+    /// The migration gate, for the plugin daemon's own migration.
+    pub gate: Gate,
+    /// Where everything is said.
+    pub board: Board,
+    /// Who owns what runs beside the loop.
+    pub tasks: Tasks,
+    /// Asks containers.
+    pub prober: Prober,
+    /// Health of the shared services.
+    pub probes: Probes,
+    /// Whether the disk takes writes.
+    pub disk: Disk,
+    /// Whether Dify's first setup is finished.
+    pub setup: Setup,
+    hashes: BTreeMap<String, SpecHash>,
+    served: AtomicBool,
+    since: Instant,
+}
+
+/// What a [`Node`] is made of.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the same fields, documented on Node")]
+pub struct Parts {
+    pub settings: Settings,
+    pub stack: Stack,
+    pub machine: Machine,
+    pub engine: Engine,
+    pub site: Site,
+    pub gate: Gate,
+    pub board: Board,
+    pub tasks: Tasks,
+    pub probes: Probes,
+    pub disk: Disk,
+    pub setup: Setup,
+}
+
+impl Node {
+    /// A node; hashes every spec once.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { settings, stack, machine, engine, site, gate, board, tasks, probes, disk, setup } =
+            parts;
+        let hashes =
+            stack.containers.iter().map(|spec| (spec.name.clone(), site.hash(spec))).collect();
+        Arc::new(Self {
+            settings,
+            stack,
+            machine,
+            engine,
+            site,
+            gate,
+            board,
+            tasks,
+            prober: Prober::default(),
+            probes,
+            disk,
+            setup,
+            hashes,
+            served: AtomicBool::new(false),
+            since: Instant::now(),
+        })
+    }
+
+    /// The spec of a service.
+    pub fn spec(&self, service: &str) -> Option<&ContainerSpec> {
+        self.stack.containers.iter().find(|spec| spec.service == service)
+    }
+
+    /// What the engine's word on a container means for its record.
+    pub(super) fn sight(&self, spec: &ContainerSpec, seen: &ObservedContainer) -> Sight {
+        if self.hashes.get(&spec.name).is_none_or(|hash| hash.as_str() != seen.spec) {
+            return Sight::Outdated;
+        }
+        match &seen.state {
+            RunState::Running { since, .. } => Sight::Running(since.clone()),
+            RunState::Created => Sight::Stopped { ran: false, how: "never started".to_owned() },
+            RunState::Exited { code, oom: true, at } => Sight::Stopped {
+                ran: true,
+                how: format!("killed for want of memory at {at} (exit code {code})"),
+            },
+            RunState::Exited { code, oom: false, at } => {
+                Sight::Stopped { ran: true, how: format!("exit code {code} at {at}") }
+            }
+            RunState::Odd(state) => Sight::Stopped { ran: true, how: format!("state {state}") },
+        }
+    }
+
+    /// Tells the board what a round found.
+    pub(super) fn publish(
+        &self,
+        mut missing: BTreeSet<String>,
+        containers: Vec<ContainerStatus>,
+        docker_away: Option<Duration>,
+    ) {
+        let faults = local::faults(self.settings.liveness, docker_away, self.disk.bad_for());
+        let refusals = self.refusals();
+        if missing.is_empty() {
+            self.served.store(true, Ordering::Relaxed);
+        }
+        let phase = match (missing.is_empty(), self.served.load(Ordering::Relaxed)) {
+            (true, _) => Phase::Serving,
+            (false, true) => Phase::Degraded,
+            (false, false) => Phase::Starting,
+        };
+        let draining = self.board.view().drain.is_some();
+        self.board.enter(if draining { Phase::Draining } else { phase });
+        let settled = missing.is_empty() || self.since.elapsed() >= ADOPTION;
+        self.board.amend(|view| {
+            view.missing = std::mem::take(&mut missing);
+            view.faults.clone_from(&faults);
+            view.containers.clone_from(&containers);
+            if *view.front.refusals != refusals {
+                view.front = Arc::new(self.front(refusals.clone()));
+            }
+            view.adopting &= !settled;
+        });
+    }
+
+    /// What the edge forwards to and what it refuses now.
+    pub fn front(&self, refusals: Vec<dify_common::wire::edge::Refusal>) -> Front {
+        let Stack { upstreams, routes, .. } = &self.stack;
+        Front { upstreams: upstreams.clone(), routes: routes.clone(), refusals }
+    }
+
+    /// What the edge refuses now.
+    pub fn refusals(&self) -> Vec<dify_common::wire::edge::Refusal> {
+        let mut refusals = self.stack.refusals.clone();
+        if !self.setup.finished() {
+            refusals.extend(self.stack.setup_refusals.iter().cloned());
+        }
+        refusals
+    }
+}
