@@ -12,6 +12,7 @@ use super::settings::{PostgresTls, RedisTls, SecretName};
 use super::{Overrides, Settings};
 
 mod mistakes;
+mod source;
 
 const EXAMPLE: &str = include_str!("../../../packaging/config.example.yaml");
 /// A text that must never come back in any message.
