@@ -81,10 +81,7 @@ impl Secrets {
 
 impl FromIterator<(SecretName, Secret)> for Secrets {
     fn from_iter<I: IntoIterator<Item = (SecretName, Secret)>>(pairs: I) -> Self {
-        Self {
-            values: pairs.into_iter().collect(),
-            ..Self::default()
-        }
+        Self { values: pairs.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -108,10 +105,7 @@ pub async fn fetch_all(
         .iter()
         .map(|(name, reference)| async move { (*name, read(reference, manager).await) })
         .collect();
-    let results: Vec<_> = stream::iter(reads)
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
+    let results: Vec<_> = stream::iter(reads).buffer_unordered(AT_ONCE).collect().await;
     let mut secrets = Secrets::default();
     let mut failed = BTreeMap::new();
     for (name, result) in results {
@@ -131,9 +125,8 @@ async fn read(reference: &SecretRef, manager: Option<&Manager>) -> Result<Raw, S
     match reference {
         SecretRef::File(path) => file::read(path),
         SecretRef::Manager { .. } => {
-            let manager = manager.ok_or_else(|| SecretError::NoIdentity {
-                reference: reference.clone(),
-            })?;
+            let manager =
+                manager.ok_or_else(|| SecretError::NoIdentity { reference: reference.clone() })?;
             manager.access(reference).await
         }
     }
@@ -146,10 +139,7 @@ impl Secrets {
         reference: &SecretRef,
         raw: Raw,
     ) -> Result<(), SecretError> {
-        let not_text = |why| SecretError::NotText {
-            reference: reference.clone(),
-            why,
-        };
+        let not_text = |why| SecretError::NotText { reference: reference.clone(), why };
         let text = String::from_utf8(raw.bytes).map_err(|_| not_text("not UTF-8"))?;
         // `echo secret | gcloud secrets create --data-file=-` stores a line end
         // that nobody means. Every node strips it the same way, so the value
@@ -172,10 +162,7 @@ impl Secrets {
             });
         }
         if let Some(exposed) = raw.exposed {
-            self.findings.push(Finding {
-                code: "secret-file-mode".to_owned(),
-                message: exposed,
-            });
+            self.findings.push(Finding { code: "secret-file-mode".to_owned(), message: exposed });
         }
         self.values.insert(name, Secret::from(value));
         self.versions.insert(name, raw.version);

@@ -59,13 +59,7 @@ impl<S: OneShots> Gate<S> {
     ) -> Self {
         let name = format!("{APPLICATION}{}", subject.node);
         let options = options.application_name(&name).disable_statement_logging();
-        Self {
-            options,
-            subject,
-            one_shots,
-            secrets,
-            timings,
-        }
+        Self { options, subject, one_shots, secrets, timings }
     }
 
     /// Waits, or migrates, until this node may serve its release. Dropping the
@@ -74,10 +68,7 @@ impl<S: OneShots> Gate<S> {
         let waiting = Mutex::new(WaitingOn::Database);
         let note = |progress: Progress| {
             if let Progress::Waiting(on) = &progress {
-                waiting
-                    .lock()
-                    .expect("nobody panics with it held")
-                    .clone_from(on);
+                waiting.lock().expect("nobody panics with it held").clone_from(on);
             }
             report(progress);
         };
@@ -89,10 +80,7 @@ impl<S: OneShots> Gate<S> {
             doing: "stop the migration at the gate's deadline",
             source,
         })?;
-        let waiting_on = waiting
-            .lock()
-            .expect("nobody panics with it held")
-            .to_string();
+        let waiting_on = waiting.lock().expect("nobody panics with it held").to_string();
         Err(GateError::Deadline { within, waiting_on })
     }
 
@@ -123,10 +111,7 @@ impl<S: OneShots> Gate<S> {
         let waiting = Mutex::new(WaitingOn::Database);
         let turn = self.daemon_turn(report, &waiting);
         let Ok(turn) = tokio::time::timeout(within, turn).await else {
-            let waiting_on = waiting
-                .lock()
-                .expect("nobody panics with it held")
-                .to_string();
+            let waiting_on = waiting.lock().expect("nobody panics with it held").to_string();
             return Err(GateError::Deadline { within, waiting_on });
         };
         let mut session = turn?;
@@ -161,10 +146,7 @@ impl<S: OneShots> Gate<S> {
                 Lock::Free | Lock::Mine => Holder::default(),
             };
             let on = WaitingOn::DaemonStart(holder);
-            waiting
-                .lock()
-                .expect("nobody panics with it held")
-                .clone_from(&on);
+            waiting.lock().expect("nobody panics with it held").clone_from(&on);
             report(Progress::Waiting(on));
             self.pause().await;
         }
@@ -218,17 +200,14 @@ impl<S: OneShots> Gate<S> {
                 Step::TakeLock => self.take_lock(session).await?,
                 Step::LearnHead => self.learn_head(session, report).await?,
                 Step::Migrate { from, head } => {
-                    self.migrate(session, report, from.as_deref(), &head)
-                        .await?;
+                    self.migrate(session, report, from.as_deref(), &head).await?;
                 }
                 Step::Adopt { head } => {
                     info!(head, "the schema is right already; putting that on record");
-                    self.record(session, Outcome::Adopted, &observed.revision, &head, None)
-                        .await?;
+                    self.record(session, Outcome::Adopted, &observed.revision, &head, None).await?;
                 }
                 Step::Finish { head } => {
-                    self.finish(session, report, &observed.revision, &head)
-                        .await?;
+                    self.finish(session, report, &observed.revision, &head).await?;
                 }
             }
         }
@@ -245,10 +224,9 @@ impl<S: OneShots> Gate<S> {
             source,
         })?;
         session
-            .ask(
-                "create the tables of schema dify_fleet",
-                async |connection| ledger::create(connection).await,
-            )
+            .ask("create the tables of schema dify_fleet", async |connection| {
+                ledger::create(connection).await
+            })
             .await
     }
 
@@ -256,10 +234,7 @@ impl<S: OneShots> Gate<S> {
         report(Progress::LearningHead);
         let doing = "ask the image for its schema head";
         let within = self.timings.heads;
-        let finished = match self
-            .led(session, doing, within, self.one_shots.heads())
-            .await?
-        {
+        let finished = match self.led(session, doing, within, self.one_shots.heads()).await? {
             Led::Finished(finished) => finished,
             Led::Overran(within) => return Err(GateError::Silent { doing, within }),
         };
@@ -268,10 +243,7 @@ impl<S: OneShots> Gate<S> {
             parse_heads(finished.lines.iter().map(String::as_str))
         } else {
             let exit_code = finished.exit_code;
-            Err(heads::HeadsError::Exit {
-                exit_code,
-                tail: tail.clone(),
-            })
+            Err(heads::HeadsError::Exit { exit_code, tail: tail.clone() })
         };
         let head = head.map_err(|error| {
             GateError::Heads(match error {
@@ -296,38 +268,28 @@ impl<S: OneShots> Gate<S> {
         head: &str,
     ) -> Result<(), GateError> {
         session
-            .ask(
-                "put the begin of a migration on record",
-                async |connection| ledger::begin(connection, &self.subject, from, head).await,
-            )
+            .ask("put the begin of a migration on record", async |connection| {
+                ledger::begin(connection, &self.subject, from, head).await
+            })
             .await?;
         let on_line = |line: &str| report(Progress::Line(self.clean(line)));
         for _ in 0..self.timings.skipped_tries {
             info!(from, head, "migrating the schema");
-            report(Progress::Migrating {
-                from: from.map(str::to_owned),
-                to: head.to_owned(),
-            });
+            report(Progress::Migrating { from: from.map(str::to_owned), to: head.to_owned() });
             let within = self.timings.migration;
             let container = self.one_shots.migrate(&on_line);
-            let (verdict, lines, after) = match self
-                .led(session, "migrate the schema", within, container)
-                .await?
-            {
-                Led::Finished(finished) => {
-                    let after = Self::revision(session).await?;
-                    (judge(&finished, &after, head), finished.lines, after)
-                }
-                Led::Overran(within) => {
-                    let why =
-                        format!("the migration did not end within {within:?} and was stopped");
-                    (
-                        Verdict::Failed(why),
-                        Vec::new(),
-                        Self::revision(session).await?,
-                    )
-                }
-            };
+            let (verdict, lines, after) =
+                match self.led(session, "migrate the schema", within, container).await? {
+                    Led::Finished(finished) => {
+                        let after = Self::revision(session).await?;
+                        (judge(&finished, &after, head), finished.lines, after)
+                    }
+                    Led::Overran(within) => {
+                        let why =
+                            format!("the migration did not end within {within:?} and was stopped");
+                        (Verdict::Failed(why), Vec::new(), Self::revision(session).await?)
+                    }
+                };
             let detail = |why: &str| format!("{why}\n{}", self.tail(&lines).join("\n"));
             match verdict {
                 Verdict::Done => return Ok(()),
@@ -351,9 +313,7 @@ impl<S: OneShots> Gate<S> {
                 }
             }
         }
-        Err(GateError::Skipped {
-            tries: self.timings.skipped_tries,
-        })
+        Err(GateError::Skipped { tries: self.timings.skipped_tries })
     }
 
     /// Runs what post-migration commands are left, then records success. A
@@ -366,10 +326,9 @@ impl<S: OneShots> Gate<S> {
         head: &str,
     ) -> Result<(), GateError> {
         let done = session
-            .ask(
-                "read what post-migration commands ran",
-                async |connection| ledger::commands_done(connection, &self.subject).await,
-            )
+            .ask("read what post-migration commands ran", async |connection| {
+                ledger::commands_done(connection, &self.subject).await
+            })
             .await?;
         for args in &self.subject.post_migration {
             let command = args.join(" ");
@@ -386,8 +345,7 @@ impl<S: OneShots> Gate<S> {
                 .await?
             {
                 Led::Finished(finished) => {
-                    self.note_command(session, &command, Some(finished.exit_code))
-                        .await?;
+                    self.note_command(session, &command, Some(finished.exit_code)).await?;
                     (finished.exit_code != 0).then(|| {
                         format!(
                             "post-migration command `flask {command}` ended with exit code {}\n{}",
@@ -401,13 +359,10 @@ impl<S: OneShots> Gate<S> {
                 )),
             };
             if let Some(why) = why {
-                return self
-                    .record(session, Outcome::Failed, revision, head, Some(&why))
-                    .await;
+                return self.record(session, Outcome::Failed, revision, head, Some(&why)).await;
             }
         }
-        self.record(session, Outcome::Succeeded, revision, head, None)
-            .await
+        self.record(session, Outcome::Succeeded, revision, head, None).await
     }
 
     /// Runs a container while the lock is kept; without the lock it is stopped.
@@ -434,10 +389,7 @@ impl<S: OneShots> Gate<S> {
                 Err(source) => Err(GateError::OneShot { doing, source }),
             },
             Err(Lost(why)) => {
-                warn!(
-                    why,
-                    doing, "lost the migration lock; stopping the container"
-                );
+                warn!(why, doing, "lost the migration lock; stopping the container");
                 Err(match self.stop().await {
                     Ok(()) => GateError::LockLost { why },
                     Err(source) => GateError::LockLostAndRunning { why, source },
@@ -456,9 +408,7 @@ impl<S: OneShots> Gate<S> {
 
     async fn revision(session: &mut Session) -> Result<Revision, GateError> {
         session
-            .ask("read alembic_version", async |connection| {
-                ledger::revision(connection).await
-            })
+            .ask("read alembic_version", async |connection| ledger::revision(connection).await)
             .await
     }
 
@@ -484,12 +434,9 @@ impl<S: OneShots> Gate<S> {
         exit_code: Option<i64>,
     ) -> Result<(), GateError> {
         session
-            .ask(
-                "put a post-migration command on record",
-                async |connection| {
-                    ledger::command(connection, &self.subject, command, exit_code).await
-                },
-            )
+            .ask("put a post-migration command on record", async |connection| {
+                ledger::command(connection, &self.subject, command, exit_code).await
+            })
             .await
     }
 

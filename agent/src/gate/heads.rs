@@ -40,9 +40,7 @@ pub fn parse_heads<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Strin
 fn head_of(line: &str) -> Option<String> {
     let (revision, rest) = line.trim().split_once(' ')?;
     let is_revision = (4..=32).contains(&revision.len())
-        && revision
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_');
+        && revision.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     (is_revision && rest.trim_start().starts_with('(') && rest.contains("head)"))
         .then(|| revision.to_owned())
 }
@@ -74,16 +72,10 @@ mod tests {
 
     #[test]
     fn none_and_several_are_errors() {
-        assert!(matches!(
-            parse_heads(["Traceback"]),
-            Err(HeadsError::None { .. })
-        ));
+        assert!(matches!(parse_heads(["Traceback"]), Err(HeadsError::None { .. })));
         assert_eq!(
             parse_heads(["aaaa1111 (head)", "bbbb2222 (head)"]),
-            Err(HeadsError::Several(vec![
-                "aaaa1111".into(),
-                "bbbb2222".into()
-            ]))
+            Err(HeadsError::Several(vec!["aaaa1111".into(), "bbbb2222".into()]))
         );
     }
 }

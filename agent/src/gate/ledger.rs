@@ -47,11 +47,7 @@ create table if not exists dify_fleet.post_migration (
 /// RFC 3339 in UTC, made by the server.
 macro_rules! rfc3339 {
     ($column:literal) => {
-        concat!(
-            "to_char(",
-            $column,
-            " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
-        )
+        concat!("to_char(", $column, " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')")
     };
 }
 
@@ -95,9 +91,7 @@ pub(super) async fn observe(
     subject: &Subject,
     mine: bool,
 ) -> Result<Observed, sqlx::Error> {
-    let mut look = connection
-        .begin_with("begin isolation level repeatable read read only")
-        .await?;
+    let mut look = connection.begin_with("begin isolation level repeatable read read only").await?;
     let revision = revision(&mut look).await?;
     let (head, record, known) = if tables_exist(&mut look).await? {
         (
@@ -108,19 +102,9 @@ pub(super) async fn observe(
     } else {
         (None, None, Vec::new())
     };
-    let lock = if mine {
-        Lock::Mine
-    } else {
-        holder(&mut look, Key::Migration).await?
-    };
+    let lock = if mine { Lock::Mine } else { holder(&mut look, Key::Migration).await? };
     look.commit().await?;
-    Ok(Observed {
-        revision,
-        head,
-        record,
-        known,
-        lock,
-    })
+    Ok(Observed { revision, head, record, known, lock })
 }
 
 async fn head(
@@ -137,14 +121,7 @@ async fn record(
     connection: &mut PgConnection,
     subject: &Subject,
 ) -> Result<Option<Record>, sqlx::Error> {
-    type Row = (
-        String,
-        String,
-        String,
-        Option<String>,
-        String,
-        Option<String>,
-    );
+    type Row = (String, String, String, Option<String>, String, Option<String>);
     let row: Option<Row> = sqlx::query_as(concat!(
         "select outcome, node, ",
         rfc3339!("started_at"),
@@ -155,16 +132,14 @@ async fn record(
     .bind(subject.digest.as_str())
     .fetch_optional(connection)
     .await?;
-    Ok(
-        row.map(|(outcome, node, started_at, before, head, detail)| Record {
-            outcome: Outcome::parse(&outcome),
-            node,
-            started_at,
-            before,
-            head,
-            detail,
-        }),
-    )
+    Ok(row.map(|(outcome, node, started_at, before, head, detail)| Record {
+        outcome: Outcome::parse(&outcome),
+        node,
+        started_at,
+        before,
+        head,
+        detail,
+    }))
 }
 
 async fn known(
@@ -184,10 +159,7 @@ async fn known(
     Ok(rows
         .into_iter()
         .filter_map(|(release, node)| {
-            Some(Known {
-                release: release.parse::<ReleaseId>().ok()?,
-                node,
-            })
+            Some(Known { release: release.parse::<ReleaseId>().ok()?, node })
         })
         .collect())
 }

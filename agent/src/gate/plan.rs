@@ -76,16 +76,10 @@ impl Outcome {
 
     /// Reads the ledger's word; one this version does not know counts as running.
     pub fn parse(word: &str) -> Self {
-        [
-            Self::Succeeded,
-            Self::Adopted,
-            Self::Failed,
-            Self::Refused,
-            Self::Cleared,
-        ]
-        .into_iter()
-        .find(|outcome| outcome.as_str() == word)
-        .unwrap_or(Self::Running)
+        [Self::Succeeded, Self::Adopted, Self::Failed, Self::Refused, Self::Cleared]
+            .into_iter()
+            .find(|outcome| outcome.as_str() == word)
+            .unwrap_or(Self::Running)
     }
 }
 
@@ -239,21 +233,12 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Newer {
-                ours,
-                revision,
-                release,
-                node,
-            } => write!(
+            Self::Newer { ours, revision, release, node } => write!(
                 f,
                 "the schema is newer than release {ours}: it is at {revision}, which belongs to release \
                  {release} (recorded by {node}); run {release}, or restore a backup from before it"
             ),
-            Self::Unknown {
-                ours,
-                revision,
-                head,
-            } => write!(
+            Self::Unknown { ours, revision, head } => write!(
                 f,
                 "release {ours} does not know the schema's revision {revision} (its own head is {head}): \
                  another version of Dify has migrated this database; run that version, or restore a backup"
@@ -262,12 +247,7 @@ impl fmt::Display for Refusal {
                 f,
                 "alembic_version holds several revisions ({revision}); Dify's schema has one: repair it by hand"
             ),
-            Self::Failed {
-                release,
-                node,
-                started_at,
-                detail,
-            } => write!(
+            Self::Failed { release, node, started_at, detail } => write!(
                 f,
                 "the migration to {release} failed on {node} (begun {started_at}) and is not tried again \
                  until it is cleared: {detail}"
@@ -323,15 +303,8 @@ fn lead(subject: &Subject, observed: &Observed) -> Step {
     // means that the post-migration commands are ours to run; a schema that was
     // right before we came has had them from its owner.
     let ours = observed.record.is_some()
-        || observed
-            .known
-            .iter()
-            .any(|known| known.release == subject.release);
-    if ours {
-        Step::Finish { head }
-    } else {
-        Step::Adopt { head }
-    }
+        || observed.known.iter().any(|known| known.release == subject.release);
+    if ours { Step::Finish { head } } else { Step::Adopt { head } }
 }
 
 /// Our migration is on record as done; has the schema stayed there? `None`: it
@@ -359,10 +332,7 @@ fn settled(subject: &Subject, observed: &Observed, record: &Record) -> Option<St
 
 /// The step for a schema of a newer release; `None` when it is not one.
 fn newer(subject: &Subject, observed: &Observed, revision: &str) -> Option<Step> {
-    if let Some(known) = observed
-        .known
-        .iter()
-        .find(|known| subject.beside.contains(&known.release))
+    if let Some(known) = observed.known.iter().find(|known| subject.beside.contains(&known.release))
     {
         return Some(Step::Pass(Passed::Beside {
             release: known.release.clone(),
@@ -385,10 +355,7 @@ fn newer(subject: &Subject, observed: &Observed, revision: &str) -> Option<Step>
 
 fn foreign(subject: &Subject, observed: &Observed, head: &str) -> Refusal {
     let other = |known: &&Known| {
-        !matches!(
-            compare(&known.release, &subject.release),
-            Some(Ordering::Less | Ordering::Equal)
-        )
+        !matches!(compare(&known.release, &subject.release), Some(Ordering::Less | Ordering::Equal))
     };
     match observed.known.iter().find(other) {
         Some(known) => Refusal::Newer {
@@ -420,10 +387,7 @@ fn compare(a: &ReleaseId, b: &ReleaseId) -> Option<Ordering> {
     let numbers = |release: &ReleaseId| -> Option<Vec<u64>> {
         let text = release.as_str();
         let end = text.find(['-', '_']).unwrap_or(text.len());
-        text[..end]
-            .split('.')
-            .map(|part| part.parse().ok())
-            .collect()
+        text[..end].split('.').map(|part| part.parse().ok()).collect()
     };
     Some(numbers(a)?.cmp(&numbers(b)?))
 }

@@ -49,10 +49,8 @@ impl Session {
         timings: &Timings,
     ) -> Result<Self, GateError> {
         let within = timings.statement;
-        retry("gate connection", CONNECT_ATTEMPTS, Backoff::NEARBY, || {
-            Self::open(options, within)
-        })
-        .await
+        retry("gate connection", CONNECT_ATTEMPTS, Backoff::NEARBY, || Self::open(options, within))
+            .await
     }
 
     async fn open(options: &PgConnectOptions, within: Duration) -> Result<Self, GateError> {
@@ -70,17 +68,10 @@ impl Session {
                         set lock_timeout = '5s'; set client_min_messages = warning";
         let set_up = async {
             sqlx::raw_sql(settings).execute(&mut connection).await?;
-            sqlx::query_scalar::<_, i32>("select pg_backend_pid()")
-                .fetch_one(&mut connection)
-                .await
+            sqlx::query_scalar::<_, i32>("select pg_backend_pid()").fetch_one(&mut connection).await
         };
         let pid = bounded(within, "set up a session", set_up).await?;
-        Ok(Self {
-            connection,
-            pid,
-            within,
-            held: None,
-        })
+        Ok(Self { connection, pid, within, held: None })
     }
 
     /// Runs one unit of work on the connection, with the statement's deadline.

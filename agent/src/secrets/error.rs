@@ -188,11 +188,7 @@ impl Retryable for SecretErrors {
 impl fmt::Display for SecretErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
-        write!(
-            f,
-            "{count} secret{} missing",
-            if count == 1 { "" } else { "s" }
-        )?;
+        write!(f, "{count} secret{} missing", if count == 1 { "" } else { "s" })?;
         for (name, error) in &self.0 {
             write!(f, "\n  {}: {}", name.as_str(), Chain(error))?;
         }

@@ -13,10 +13,7 @@ const LARGEST: u64 = 64 * 1024;
 
 /// Reads a small local file; blocking, as tmpfs does not block.
 pub(super) fn read(path: &Path) -> Result<Raw, SecretError> {
-    let failed = |source| SecretError::File {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| SecretError::File { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     // Asked of the open file, not of the path: nobody can swap it in between.
     let about = file.metadata().map_err(failed)?;
@@ -29,10 +26,7 @@ pub(super) fn read(path: &Path) -> Result<Raw, SecretError> {
         });
     }
     let mut bytes = Vec::new();
-    file.by_ref()
-        .take(LARGEST + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.by_ref().take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {
         return Err(failed(std::io::Error::other("larger than 64 KiB")));
     }
@@ -42,9 +36,5 @@ pub(super) fn read(path: &Path) -> Result<Raw, SecretError> {
             path.display()
         )
     });
-    Ok(Raw {
-        bytes,
-        version: path.display().to_string(),
-        exposed,
-    })
+    Ok(Raw { bytes, version: path.display().to_string(), exposed })
 }

@@ -66,11 +66,7 @@ impl Manager {
             .connect_timeout(Duration::from_secs(5))
             .build()
             .expect("no option here can fail");
-        Self {
-            base: base.trim_end_matches('/').to_owned(),
-            client,
-            tokens,
-        }
+        Self { base: base.trim_end_matches('/').to_owned(), client, tokens }
     }
 
     pub(super) async fn access(&self, reference: &SecretRef) -> Result<Raw, SecretError> {
@@ -78,12 +74,7 @@ impl Manager {
     }
 
     async fn ask(&self, reference: &SecretRef) -> Result<Raw, SecretError> {
-        let SecretRef::Manager {
-            project,
-            secret,
-            version,
-        } = reference
-        else {
+        let SecretRef::Manager { project, secret, version } = reference else {
             return Err(SecretError::NotUnderstood {
                 reference: reference.clone(),
                 why: "not a Secret Manager reference",
@@ -93,14 +84,10 @@ impl Manager {
             reference: reference.clone(),
             source: source.without_url(),
         };
-        let token = self
-            .tokens
-            .token()
-            .await
-            .map_err(|source| SecretError::Token {
-                reference: reference.clone(),
-                source: Box::new(source),
-            })?;
+        let token = self.tokens.token().await.map_err(|source| SecretError::Token {
+            reference: reference.clone(),
+            source: Box::new(source),
+        })?;
         let url = format!(
             "{}/v1/projects/{project}/secrets/{secret}/versions/{version}:access",
             self.base
@@ -125,10 +112,7 @@ impl Manager {
 
 /// The value in a successful answer, checksum verified.
 fn open(reference: &SecretRef, body: &[u8]) -> Result<Raw, SecretError> {
-    let strange = |why| SecretError::NotUnderstood {
-        reference: reference.clone(),
-        why,
-    };
+    let strange = |why| SecretError::NotUnderstood { reference: reference.clone(), why };
     // The parser's own message may quote the body: it is dropped.
     let access: Access = serde_json::from_slice(body).map_err(|_| strange("not its JSON"))?;
     let payload = access.payload.ok_or_else(|| strange("no payload"))?;
@@ -142,15 +126,9 @@ fn open(reference: &SecretRef, body: &[u8]) -> Result<Raw, SecretError> {
         .decode(payload.data.unwrap_or_default())
         .map_err(|_| strange("data that is not base64"))?;
     if crc32c::crc32c(&bytes) != expected {
-        return Err(SecretError::ChecksumMismatch {
-            reference: reference.clone(),
-        });
+        return Err(SecretError::ChecksumMismatch { reference: reference.clone() });
     }
-    Ok(Raw {
-        bytes,
-        version: access.name.unwrap_or_else(|| reference.to_string()),
-        exposed: None,
-    })
+    Ok(Raw { bytes, version: access.name.unwrap_or_else(|| reference.to_string()), exposed: None })
 }
 
 fn refusal(reference: &SecretRef, status: StatusCode, body: &[u8]) -> SecretError {
@@ -161,11 +139,7 @@ fn refusal(reference: &SecretRef, status: StatusCode, body: &[u8]) -> SecretErro
         (404, _) => SecretError::NotFound { reference },
         (400, "FAILED_PRECONDITION") => SecretError::Disabled { reference },
         (403, _) => SecretError::PermissionDenied { reference, said },
-        (status, _) => SecretError::Refused {
-            reference,
-            status,
-            said,
-        },
+        (status, _) => SecretError::Refused { reference, status, said },
     }
 }
 
@@ -190,18 +164,13 @@ mod tests {
         assert_eq!(raw.bytes, b"123456789");
         assert_eq!(raw.version, "projects/1/secrets/s/versions/7");
         let kind = |body: &str| {
-            let error = open(&reference(), body.as_bytes())
-                .map(|_| ())
-                .expect_err(body);
+            let error = open(&reference(), body.as_bytes()).map(|_| ()).expect_err(body);
             assert!(!error.to_string().contains("123456789"), "{error}");
             error.kind()
         };
         assert_eq!(kind(&body("3808858756")), "secret-checksum");
         assert_eq!(kind(&body("x")), "secret-answer");
-        assert_eq!(
-            kind(r#"{"payload":{"data":"MTIzNDU2Nzg5"}}"#),
-            "secret-answer"
-        );
+        assert_eq!(kind(r#"{"payload":{"data":"MTIzNDU2Nzg5"}}"#), "secret-answer");
         assert_eq!(kind(r#""123456789"#), "secret-answer");
     }
 
@@ -221,11 +190,7 @@ mod tests {
                 format!(r#"{{"error":{{"code":{status},"status":"{word}","message":"m"}}}}"#);
             let code = StatusCode::from_u16(status).expect("a status");
             let error = refusal(&reference(), code, body.as_bytes());
-            assert_eq!(
-                (error.kind(), error.is_permanent()),
-                (kind, permanent),
-                "{word}"
-            );
+            assert_eq!((error.kind(), error.is_permanent()), (kind, permanent), "{word}");
             assert!(error.to_string().contains("sm://p/s/7"), "{error}");
         }
     }

@@ -39,21 +39,10 @@ async fn everything_that_fails_is_said_at_once_and_no_value_is() {
         (SecretName::RedisPassword, b"hunter2hunter2", 0o466),
         (SecretName::InnerApiKey, b"fine-by-itself", 0o400),
     ]);
-    references.insert(
-        SecretName::DatabasePassword,
-        SecretRef::File(dir.path().join("absent")),
-    );
-    references.insert(
-        SecretName::VectorPassword,
-        "sm://p/s".parse().expect("valid"),
-    );
-    let errors = fetch_all(&references, None)
-        .await
-        .expect_err("five are bad");
-    let kinds: Vec<_> = errors
-        .iter()
-        .map(|(name, error)| (name, error.kind()))
-        .collect();
+    references.insert(SecretName::DatabasePassword, SecretRef::File(dir.path().join("absent")));
+    references.insert(SecretName::VectorPassword, "sm://p/s".parse().expect("valid"));
+    let errors = fetch_all(&references, None).await.expect_err("five are bad");
+    let kinds: Vec<_> = errors.iter().map(|(name, error)| (name, error.kind())).collect();
     assert_eq!(
         kinds,
         [

@@ -141,7 +141,12 @@ impl Metadata {
         };
         let query: Vec<String> =
             query.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let separator = if query.is_empty() { "" } else { "?" };
+        // `path` may carry a query of its own, such as `recursive=true`.
+        let separator = match (query.is_empty(), path.contains('?')) {
+            (true, _) => "",
+            (false, true) => "&",
+            (false, false) => "?",
+        };
         let url =
             format!("http://{}/computeMetadata/v1/{path}{separator}{}", self.host, query.join("&"));
         let answer = self
