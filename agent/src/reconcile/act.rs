@@ -19,6 +19,8 @@ use crate::engine::{EngineError, EngineErrorKind};
 /// The plugin daemon migrates its schema before it answers; this long at most
 /// are the other nodes' daemons held back.
 const DAEMON_START: Duration = Duration::from_mins(2);
+/// Waits this long for its turn: some nodes' starts.
+const DAEMON_TURN: Duration = Duration::from_mins(10);
 /// Asked this often whether it answers.
 const EVERY: Duration = Duration::from_millis(250);
 
@@ -41,14 +43,13 @@ impl Actor {
         }
         // Upstream migrates the daemon's schema at every start and holds no
         // lock (AutoMigrate in dify-plugin-daemon's `internal/db`).
-        let lock = self.node.gate.daemon_lock(&self.node.settings.node).await;
-        let lock = lock.map_err(|error| Chain(&error).to_string())?;
-        let result = self.engine(step, spec).await.map_err(|error| Chain(&error).to_string());
-        if result.is_ok() {
+        let start = async {
+            self.engine(step, spec).await.map_err(|error| Chain(&error).to_string())?;
             let _ = timeout(DAEMON_START, self.answers(spec)).await;
-        }
-        lock.release().await;
-        result
+            Ok(())
+        };
+        let turn = self.node.gate.start_daemon(&|_| {}, DAEMON_TURN, start).await;
+        turn.map_err(|error| Chain(&error).to_string())?
     }
 
     async fn answers(&self, spec: &ContainerSpec) {

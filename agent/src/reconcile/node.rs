@@ -20,10 +20,14 @@ use crate::dify::stack::{Machine, Stack};
 use crate::engine::spec::ContainerSpec;
 use crate::engine::{Engine, ObservedContainer, RunState, Site, SpecHash};
 use crate::gate::Gate;
+use super::shots::Shots;
 
 /// An agent that took over running containers says what it sees after this
 /// long at the latest: a few rounds of probes.
 const ADOPTION: Duration = Duration::from_secs(10);
+
+/// The gate over this node's engine.
+pub type NodeGate = Gate<Shots>;
 
 /// One node with one stack.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ pub struct Node {
     /// Whose containers these are.
     pub site: Site,
     /// The migration gate, for the plugin daemon's own migration.
-    pub gate: Gate,
+    pub gate: NodeGate,
     /// Where everything is said.
     pub board: Board,
     /// Who owns what runs beside the loop.
@@ -52,6 +56,7 @@ pub struct Node {
     pub disk: Disk,
     /// Whether Dify's first setup is finished.
     pub setup: Setup,
+    guarded: bool,
     hashes: BTreeMap<String, SpecHash>,
     served: AtomicBool,
     since: Instant,
@@ -66,18 +71,19 @@ pub struct Parts {
     pub machine: Machine,
     pub engine: Engine,
     pub site: Site,
-    pub gate: Gate,
+    pub gate: NodeGate,
     pub board: Board,
     pub tasks: Tasks,
     pub probes: Probes,
     pub disk: Disk,
     pub setup: Setup,
+    pub guarded: bool,
 }
 
 impl Node {
     /// A node; hashes every spec once.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { settings, stack, machine, engine, site, gate, board, tasks, probes, disk, setup } =
+        let Parts { settings, stack, machine, engine, site, gate, board, tasks, probes, disk, setup, guarded } =
             parts;
         let hashes =
             stack.containers.iter().map(|spec| (spec.name.clone(), site.hash(spec))).collect();
@@ -94,6 +100,7 @@ impl Node {
             probes,
             disk,
             setup,
+            guarded,
             hashes,
             served: AtomicBool::new(false),
             since: Instant::now(),
@@ -153,6 +160,14 @@ impl Node {
             }
             view.adopting &= !settled;
         });
+    }
+
+    /// Starts asking whether setup is finished.
+    pub fn watch_setup(&self) {
+        if let Some(api) = self.stack.upstreams.get("api") {
+            let base = format!("http://{}", api.address);
+            self.setup.spawn(base, self.guarded, self.board.clone(), &self.tasks);
+        }
     }
 
     /// What the edge forwards to and what it refuses now.

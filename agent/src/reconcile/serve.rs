@@ -17,7 +17,7 @@ use super::node::Node;
 use super::part::{Answer, Record, Sight};
 use super::plan::{Part, Seen, plan};
 use crate::engine::spec::{ContainerSpec, Probe};
-use crate::engine::{ContainerState, Observed, ObservedContainer};
+use crate::engine::Observed;
 
 /// A round at least this often; probes that are due are asked then.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -158,7 +158,7 @@ impl Serve {
     fn saw(&mut self, observed: &Observed, now: Instant) {
         for spec in &self.node.stack.containers {
             let Some(record) = self.records.get_mut(&spec.service) else { continue };
-            let found = observed.containers.iter().find(|seen| seen.name == spec.name);
+            let found = observed.containers.get(&spec.name);
             let sight = found.map_or(Sight::Absent, |seen| self.node.sight(spec, seen));
             if self.first {
                 record.saw_first(sight, now);
@@ -215,7 +215,7 @@ impl Serve {
     }
 
     fn publish(&self, now: Instant) {
-        let mut missing = self.node.services.missing();
+        let mut missing = self.node.probes.missing();
         let mut containers = Vec::with_capacity(self.records.len());
         for spec in &self.node.stack.containers {
             let record = &self.records[&spec.service];

@@ -1,0 +1,228 @@
+//! From nothing to a node that may start its containers: each phase hands the
+//! next what it needs, so none can be entered early.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dify_common::chain::Chain;
+use dify_common::gcp::token::Tokens;
+use dify_common::retry::{Backoff, Retryable};
+use dify_common::settings::Environment;
+use dify_common::wire::status::Phase;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::context::Context;
+use super::node::{Node, Parts};
+use super::setup::Setup;
+use crate::backends::{self, CheckLine, Probes, Verdict};
+use crate::config::Settings;
+use crate::config::settings::SecretName;
+use crate::engine::{Engine, EngineError};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::gate::{GateError, Progress};
+use crate::prepare::{self, Prepared};
+
+/// A service that is down at boot is asked again this often.
+const AGAIN: Duration = Duration::from_secs(3);
+/// Docker is started by systemd beside us; a cold start with many containers
+/// takes tens of seconds.
+const ENGINE: Duration = Duration::from_mins(2);
+
+/// One boot.
+pub(super) async fn boot(ctx: &Context, settings: &Settings) -> Result<Arc<Node>, Failure> {
+    let board = &ctx.board;
+    board.enter(Phase::Booting);
+    board.amend(|view| {
+        view.release = Some(settings.release.clone());
+        view.silent_fault_after = settings.liveness.agent_after;
+    });
+    let prepared = prepared(ctx, settings).await?;
+    for finding in prepared.stack.findings.iter().chain(prepared.secrets.findings()) {
+        board.finding(finding.clone());
+    }
+
+    board.enter(Phase::Preflight);
+    let engine = engine(ctx, settings).await?;
+    preflight(ctx, settings, &prepared).await?;
+
+    board.enter(Phase::Pulling);
+    let site = prepare::site(settings)?;
+    pull(&engine, &prepared, settings).await?;
+    arrange(&engine, &site, &prepared).await.map_err(|error| engine_failure(&error))?;
+
+    board.enter(Phase::Gating);
+    let gate = prepare::gate(settings, &prepared, &engine, &site).await?;
+    pass(ctx, &gate).await?;
+
+    board.enter(Phase::Starting);
+    let setup = Setup::default();
+    let Prepared { stack, machine, secrets, tokens, .. } = prepared;
+    let probes = Probes::new(settings, &secrets, tokens.as_ref());
+    let (board, tasks) = (ctx.board.clone(), ctx.tasks.clone());
+    Ok(Node::new(Parts {
+        settings: settings.clone(),
+        stack,
+        machine,
+        engine,
+        site,
+        gate,
+        board,
+        tasks,
+        probes,
+        disk: ctx.disk.clone(),
+        setup,
+        guarded: secrets.get(SecretName::InitPassword).is_some(),
+    }))
+}
+
+/// Secrets and stack; what may pass is waited out, for Secret Manager and the
+/// metadata server are services too.
+async fn prepared(ctx: &Context, settings: &Settings) -> Result<Prepared, Failure> {
+    let mut failed = 0;
+    loop {
+        let attempt = async {
+            let tokens = match Tokens::find(&Environment).await {
+                Ok(tokens) => Some(tokens),
+                Err(error) if prepare::needs_google(settings) => {
+                    return Err(Failure::passing(Exit::Secret, &error));
+                }
+                Err(_) => None,
+            };
+            prepare::prepare(settings, tokens).await
+        };
+        match attempt.await {
+            Ok(prepared) => return Ok(prepared),
+            Err(failure) if failure.permanent => return Err(failure),
+            Err(failure) => {
+                warn!(error = failure.message, failed, "cannot prepare yet");
+                ctx.board.waiting_on(vec![failure.message]);
+                sleep(Backoff::NEARBY.wait(failed)).await;
+                failed = failed.saturating_add(1);
+            }
+        }
+    }
+}
+
+async fn engine(ctx: &Context, settings: &Settings) -> Result<Engine, Failure> {
+    let give_up = Instant::now() + ENGINE;
+    loop {
+        match Engine::connect(&settings.paths.docker).await {
+            Ok(engine) => {
+                info!(version = engine.version().engine, "Docker answers");
+                return Ok(engine);
+            }
+            Err(error) if error.is_permanent() || Instant::now() >= give_up => {
+                return Err(Failure::passing(Exit::Dependency, &error));
+            }
+            Err(error) => ctx.board.waiting_on(vec![Chain(&error).to_string()]),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Waits until no line fails. A line that no waiting can cure ends it.
+async fn preflight(ctx: &Context, settings: &Settings, prepared: &Prepared) -> Result<(), Failure> {
+    loop {
+        let Prepared { secrets, stack, tokens, .. } = prepared;
+        let lines = backends::check(settings, secrets, &stack.budget, tokens.as_ref()).await;
+        let bad: Vec<&CheckLine> =
+            lines.iter().filter(|line| line.verdict == Verdict::Fail).collect();
+        if bad.is_empty() {
+            info!(lines = lines.len(), "preflight passed");
+            return Ok(());
+        }
+        let words: Vec<String> = bad.iter().map(|line| line.sentence()).collect();
+        let exit = backends::exit(&lines);
+        if exit != Exit::Dependency {
+            return Err(Failure::said(exit, words.join("; ")));
+        }
+        ctx.board.waiting_on(words);
+        let kinds = bad.iter().map(|line| line.group.as_str().to_owned()).collect();
+        ctx.board.amend(|view| view.missing = kinds);
+        sleep(AGAIN).await;
+    }
+}
+
+async fn pull(engine: &Engine, prepared: &Prepared, settings: &Settings) -> Result<(), Failure> {
+    let stack = &prepared.stack;
+    let images = stack.containers.iter().chain([&stack.migration, &stack.job]);
+    let images = images.map(|spec| spec.image.clone()).collect();
+    let at_once = settings.images.concurrency;
+    crate::engine::pull_images(engine, images, at_once, prepared.tokens.as_ref())
+        .await
+        .map_err(|error| engine_failure(&error))
+}
+
+/// Networks and the packet filter, and nothing of an earlier stack left over.
+async fn arrange(
+    engine: &Engine,
+    site: &crate::engine::Site,
+    prepared: &Prepared,
+) -> Result<(), EngineError> {
+    let stack = &prepared.stack;
+    engine.remove_orphans(site).await?;
+    let observed = engine.observe(site.node()).await?;
+    for name in observed.containers.keys() {
+        if !stack.containers.iter().any(|spec| spec.name == *name) {
+            info!(container = name, "removing: this release has no such service");
+            engine.stop(name, None, Duration::from_secs(10)).await?;
+            engine.remove(name).await?;
+        }
+    }
+    for network in &stack.networks {
+        engine.ensure_network(network, site).await?;
+    }
+    Ok(())
+}
+
+async fn pass(ctx: &Context, gate: &super::node::NodeGate) -> Result<(), Failure> {
+    let board = ctx.board.clone();
+    let report = move |progress: Progress| match progress {
+        Progress::Waiting(on) => board.waiting_on(vec![on.to_string()]),
+        Progress::LearningHead => {
+            board.waiting_on(vec!["the image names its schema head".to_owned()]);
+        }
+        Progress::Migrating { from, to } => {
+            let from = from.as_deref().unwrap_or("an empty database");
+            board.waiting_on(vec![format!("migration from {from} to {to}, by this node")]);
+        }
+        Progress::Line(line) => info!(line, "migration"),
+        Progress::PostCommand(command) => {
+            board.waiting_on(vec![format!("post-migration command flask {command}")]);
+        }
+        Progress::StartingDaemon => {}
+    };
+    match gate.pass(&report).await {
+        Ok(passed) => {
+            info!(?passed, "through the migration gate");
+            Ok(())
+        }
+        Err(error) => Err(gate_failure(&error)),
+    }
+}
+
+fn gate_failure(error: &GateError) -> Failure {
+    let (exit, message) = (error.exit(), Chain(error).to_string());
+    Failure { exit, message, permanent: error.is_permanent() }
+}
+
+fn engine_failure(error: &EngineError) -> Failure {
+    use crate::engine::EngineErrorKind as Kind;
+    let exit = match error.kind() {
+        Kind::NoSpace | Kind::File => Exit::Disk,
+        Kind::BadImage | Kind::DigestMismatch => Exit::Manifest,
+        Kind::Unauthorized => Exit::Secret,
+        Kind::Deadline => Exit::Deadline,
+        Kind::Conflict | Kind::Invalid => Exit::Configuration,
+        Kind::Unreachable
+        | Kind::NotFound
+        | Kind::Registry
+        | Kind::Engine
+        | Kind::Stale
+        | Kind::Firewall => Exit::Dependency,
+    };
+    let (message, permanent) = (Chain(error).to_string(), error.is_permanent());
+    Failure { exit, message, permanent }
+}
