@@ -48,7 +48,7 @@ pub use state::{Denial, SecretVersion, SecretVersions, StateFile, StateFileError
 pub use storage::{Storage, StoredObject};
 
 /// Life of identity tokens, as Google issues them.
-pub(crate) const IDENTITY_LIFETIME: Duration = Duration::from_secs(3_600);
+pub(crate) const IDENTITY_LIFETIME: Duration = Duration::from_hours(1);
 
 /// What a request is addressed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

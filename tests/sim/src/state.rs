@@ -79,6 +79,14 @@ pub enum StateFileError {
     },
 }
 
+impl std::fmt::Debug for SecretVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretVersion")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for SecretVersions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SecretVersions(..)")

@@ -95,7 +95,7 @@ pub(crate) fn answer(call: &Call, iam: &Iam, signer: &Signer, clock: &Clock) -> 
         return refuse(StatusCode::BAD_REQUEST, "invalid_scope", text);
     }
     let issued = iam.issue(email);
-    let left = (issued.expires - clock.now()).as_secs();
+    let left = issued.expires.saturating_sub(clock.now()).as_secs();
     wire::json(
         StatusCode::OK,
         &json!({ "access_token": issued.token, "expires_in": left, "token_type": "Bearer" }),

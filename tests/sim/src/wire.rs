@@ -1,12 +1,13 @@
 //! HTTP as the simulated services see it: a request read to its end, an answer built in one piece.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, future::ready, io};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::BoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -175,11 +176,14 @@ pub(crate) fn cut(reply: Reply, keep: usize) -> Response<Body> {
     set(&mut reply, header::CONTENT_LENGTH.as_str(), &length);
     reply.map(|bytes| {
         let kept = bytes.slice(..keep.min(bytes.len()));
-        let frames = [
-            Ok(hyper::body::Frame::data(kept)),
-            Err(io::Error::other("cut by a fault")),
-        ];
-        BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)))
+        let part = stream::once(ready(Ok(Frame::data(kept))));
+        // A pause between the two, in which head and data are put on the wire: an error right after them would discard
+        // both.
+        let end = stream::once(async {
+            tokio::task::yield_now().await;
+            Err(io::Error::other("cut by a fault"))
+        });
+        BodyExt::boxed(StreamBody::new(part.chain(end)))
     })
 }
 

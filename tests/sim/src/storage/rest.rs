@@ -354,6 +354,10 @@ pub(super) fn body_fields(call: &Call) -> Result<Map<String, Value>, Box<Reply>>
     }
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the last expression of functions that can refuse"
+)]
 pub(super) fn ok(value: &Value) -> Outcome {
     Ok(wire::json(StatusCode::OK, value))
 }

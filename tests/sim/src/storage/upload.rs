@@ -153,7 +153,7 @@ fn proceed(storage: &Storage, call: &Call, access: &Access<'_>, id: &str) -> Out
         // Bytes we have already are sent again after a lost answer; they are skipped.
         let new = call.body.get(have - first..).unwrap_or_default();
         let last = sent.total.is_some_and(|total| have + new.len() == total);
-        if !last && call.body.len() % CHUNK != 0 {
+        if !last && !call.body.len().is_multiple_of(CHUNK) {
             let text = format!(
                 "Invalid request.  The number of bytes uploaded is required to be equal or greater than {CHUNK}, except for the final request."
             );
@@ -273,43 +273,44 @@ impl ContentRange {
     }
 }
 
-/// The two parts of a `multipart/related` body: the resource, then the data with its type.
+/// The two parts of a `multipart/related` body: the resource, then the data with its type. Lines may end in a bare line
+/// feed: googleapiclient for Python sends them so.
 fn multipart(call: &Call) -> Option<(Map<String, Value>, String, Bytes)> {
     let content_type = call.header("content-type")?;
     let boundary = content_type
         .split(';')
-        .find_map(|part| part.trim().strip_prefix("boundary="))?
-        .trim_matches(['"', '\'']);
-    let delimiter = format!("--{boundary}");
+        .find_map(|part| part.trim().strip_prefix("boundary="))?;
+    let delimiter = format!("--{}", boundary.trim_matches(['"', '\'']));
     let body = &call.body[..];
     let after = |from: usize| {
         find(&body[from..], delimiter.as_bytes()).map(|at| from + at + delimiter.len())
     };
     let first = after(0)?;
+    let newline = if body[first..].starts_with(b"\r\n") {
+        "\r\n"
+    } else {
+        "\n"
+    };
     let second = after(first)?;
-    let end = rfind(body, format!("\r\n{delimiter}--").as_bytes())?;
-    let (_, resource) = part(&body[first..second - delimiter.len()])?;
-    let (headers, data) = part(body.get(second..end)?)?;
+    let end = rfind(body, format!("{newline}{delimiter}--").as_bytes())?;
+    let (_, resource) = part(&body[first..second - delimiter.len()], newline)?;
+    let (headers, data) = part(body.get(second..end)?, newline)?;
     let fields = serde_json::from_slice(resource).ok()?;
     let content_type = headers.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-type")
             .then(|| value.trim().to_owned())
     });
-    Some((
-        fields,
-        content_type.unwrap_or_else(|| "application/octet-stream".into()),
-        call.body.slice_ref(data),
-    ))
+    let content_type = content_type.unwrap_or_else(|| "application/octet-stream".into());
+    Some((fields, content_type, call.body.slice_ref(data)))
 }
 
 /// Headers and content of one part; a part without headers begins with its empty line.
-fn part(bytes: &[u8]) -> Option<(String, &[u8])> {
-    let at = find(bytes, b"\r\n\r\n")?;
-    Some((
-        String::from_utf8_lossy(&bytes[..at]).into_owned(),
-        &bytes[at + 4..],
-    ))
+fn part<'a>(bytes: &'a [u8], newline: &str) -> Option<(String, &'a [u8])> {
+    let empty_line = newline.repeat(2);
+    let at = find(bytes, empty_line.as_bytes())?;
+    let headers = String::from_utf8_lossy(&bytes[..at]).into_owned();
+    Some((headers, &bytes[at + empty_line.len()..]))
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
