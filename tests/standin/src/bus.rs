@@ -168,8 +168,14 @@ impl Reader {
                     .arg("STREAMS")
                     .arg(&*key)
                     .arg(&*last);
-                let reply: Option<HashMap<String, Vec<Entry>>> =
-                    read.query_async(connection.as_mut()).await?;
+                let reply: Option<HashMap<String, Vec<Entry>>> = tokio::time::timeout(
+                    Duration::from_secs(6),
+                    read.query_async(connection.as_mut()),
+                )
+                .await
+                .map_err(|_| {
+                    Failure::new("redis.exceptions.TimeoutError: Timeout reading from socket")
+                })??;
                 let mut events = Vec::new();
                 for (id, mut fields) in reply.into_iter().flat_map(HashMap::into_values).flatten() {
                     *last = id;

@@ -211,3 +211,97 @@ pub(crate) fn header_of<'a>(headers: &'a http::HeaderMap, name: &str) -> &'a str
         .and_then(|value| value.to_str().ok())
         .unwrap_or("")
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A server of one connection that answers when `gate` opens; its address.
+    async fn start(
+        gate: CancellationToken,
+        stop: CancellationToken,
+        graceful: Duration,
+    ) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = listen("127.0.0.1", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let manners = Manners {
+            connections: 1,
+            graceful,
+            ..Manners::RELAXED
+        };
+        let handler = move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.cancelled().await;
+                with_type(200, "text/plain", "done")
+            }
+        };
+        (
+            address,
+            tasks::spawn(serve(listener, manners, stop, handler)),
+        )
+    }
+
+    async fn ask(address: std::net::SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        stream
+    }
+
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn a_connection_over_the_limit_is_taken_by_the_kernel_and_served_later() {
+        let gate = CancellationToken::new();
+        let (address, _server) =
+            start(gate.clone(), CancellationToken::new(), Duration::ZERO).await;
+        let (first, mut second) = (ask(address).await, ask(address).await);
+        let early = tokio::time::timeout(Duration::from_millis(100), second.read_u8()).await;
+        assert!(
+            early.is_err(),
+            "the second is not answered while the first is open"
+        );
+        gate.cancel();
+        assert!(answer(first).await.ends_with("done"));
+        assert!(answer(second).await.ends_with("done"));
+    }
+
+    #[tokio::test]
+    async fn an_open_request_ends_well_within_the_graceful_time() {
+        let (gate, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (address, server) = start(gate.clone(), stop.clone(), Duration::from_secs(20)).await;
+        let mut open = ask(address).await;
+        let waiting = tokio::time::timeout(Duration::from_millis(50), open.read_u8()).await;
+        assert!(waiting.is_err());
+        stop.cancel();
+        gate.cancel();
+        assert!(answer(open).await.ends_with("done"));
+        server.await.unwrap();
+        assert!(
+            TcpStream::connect(address).await.is_err(),
+            "nobody listens any more"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_longer_than_the_graceful_time_is_cut() {
+        let (gate, stop) = (CancellationToken::new(), CancellationToken::new());
+        let (address, server) = start(gate, stop.clone(), Duration::from_millis(50)).await;
+        let mut open = ask(address).await;
+        let waiting = tokio::time::timeout(Duration::from_millis(50), open.read_u8()).await;
+        assert!(waiting.is_err());
+        stop.cancel();
+        server.await.unwrap();
+        assert_eq!(answer(open).await, "");
+    }
+}

@@ -30,6 +30,7 @@ mod env;
 mod failure;
 mod http;
 mod log;
+mod pool;
 mod postgres;
 mod sandbox;
 mod sha1;

@@ -76,15 +76,10 @@ impl Sandbox {
                 };
                 let body = read_json(request.into_body()).await;
                 let limit = self.env.seconds("WORKER_TIMEOUT", 5);
-                let (stdout, error) = match tokio::time::timeout(
-                    limit,
-                    self.execute(body["code"].as_str().unwrap_or("")),
-                )
-                .await
-                {
-                    Ok(stdout) => (stdout, String::new()),
-                    Err(_) => (String::new(), "error: timeout".to_owned()),
-                };
+                let mut stdout = String::new();
+                let running = self.execute(body["code"].as_str().unwrap_or(""), &mut stdout);
+                let ended = tokio::time::timeout(limit, running).await;
+                let error = if ended.is_ok() { "" } else { "error: timeout" };
                 json(
                     200,
                     &json!({"code": 0, "message": "success", "data": {"stdout": stdout, "error": error}}),
@@ -97,8 +92,7 @@ impl Sandbox {
         }
     }
 
-    async fn execute(&self, code: &str) -> String {
-        let mut output = String::new();
+    async fn execute(&self, code: &str, output: &mut String) {
         for line in code.lines().filter(|line| !line.trim().is_empty()) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let said = match words.as_slice() {
@@ -125,7 +119,6 @@ impl Sandbox {
             output.push_str(&said);
             output.push('\n');
         }
-        output
     }
 }
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderValue, Method, Request};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyDataStream, BodyExt as _};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::server::App;
 use super::{console, files, links, streams};
-use crate::http::{Answer, error, header_of, json, query};
+use crate::http::{Answer, error, header_of, json, query, streamed};
 use crate::websocket;
 
 /// Prefixes the front door sends to the api; under them an unknown path is echoed.
@@ -49,6 +51,12 @@ pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Answer 
             files::upload(&app, request).await
         }
         "/v1/_echo" => echo(&app, request).await,
+        "/v1/_mirror" if post => mirror(request),
+        "/v1/_bytes" if get => bytes(
+            query(request.uri(), "n")
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0),
+        ),
         "/v1/_slow" => {
             let millis = query(request.uri(), "ms")
                 .and_then(|ms| ms.parse().ok())
@@ -113,7 +121,7 @@ async fn echo(app: &App, request: Request<Incoming>) -> Answer {
     }
     let mut length = 0_usize;
     while let Some(Ok(frame)) = body.frame().await {
-        length += frame.data_ref().map_or(0, bytes::Bytes::len);
+        length += frame.data_ref().map_or(0, Bytes::len);
     }
     json(
         200,
@@ -122,6 +130,22 @@ async fn echo(app: &App, request: Request<Incoming>) -> Answer {
             "method": head.method.as_str(), "path": head.uri.path(), "query": head.uri.query(), "headers": headers, "body_bytes": length,
         }),
     )
+}
+
+/// Sends the body back while it arrives.
+fn mirror(request: Request<Incoming>) -> Answer {
+    streamed(
+        BodyDataStream::new(request.into_body()).map(|chunk| chunk.map_err(std::io::Error::other)),
+    )
+}
+
+/// So many bytes, without a length announced.
+fn bytes(count: usize) -> Answer {
+    const CHUNK: &[u8] = &[b'x'; 64 * 1024];
+    streamed(stream::unfold(count, |left| async move {
+        let now = left.min(CHUNK.len());
+        (now > 0).then(|| (Ok(Bytes::from_static(&CHUNK[..now])), left - now))
+    }))
 }
 
 /// The daemon's way back; key-protected, never routed from outside.

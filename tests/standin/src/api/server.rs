@@ -15,7 +15,7 @@ use crate::bucket::{self, Storage};
 use crate::env::Env;
 use crate::failure::Failure;
 use crate::http::{Manners, listen, serve};
-use crate::postgres::Pool;
+use crate::pool::Pool;
 use crate::{Image, log, startup, tasks};
 
 /// What a request handler can reach.
