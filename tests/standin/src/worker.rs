@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -163,12 +163,12 @@ impl Consumer {
                 quick.clone(),
                 task,
                 (key, text),
+                reserved,
             );
             tasks::spawn(self.running.track_future(async move {
                 if let Err(failure) = work.await {
                     log::error("trace.py:285", &failure.to_string());
                 }
-                drop(reserved);
             }));
         }
         Ok(())
@@ -183,21 +183,24 @@ async fn work(
     mut broker: MultiplexedConnection,
     task: Task,
     message: (String, String),
+    reserved: OwnedSemaphorePermit,
 ) -> Result<(), Failure> {
     let unacked = settings.broker.key("unacked");
     let slot = tokio::select! {
         biased;
-        slot = slots.acquire_owned() => slot.map_err(|e| Failure::new(e.to_string()))?,
         () = stop.cancelled() => {
             cmd("RPUSH").arg(&message.0).arg(&message.1).query_async::<()>(&mut broker).await?;
             return Ok(cmd("HDEL").arg(&unacked).arg(&task.tag).query_async::<()>(&mut broker).await?);
         }
+        slot = slots.acquire_owned() => slot.map_err(|e| Failure::new(e.to_string()))?,
     };
     cmd("HDEL")
         .arg(&unacked)
         .arg(&task.tag)
         .query_async::<()>(&mut broker)
         .await?;
+    // Early acknowledgement: a running task no longer counts against the prefetch.
+    drop(reserved);
     log::info(
         "strategy.py:161",
         &format!("Task {}[{}] received", task.name, task.tag),
