@@ -1,4 +1,29 @@
-//! The container engine, in our own words. `docker` (the only file that knows
-//! bollard) does what [`spec`] describes and reports what it sees.
+//! The container engine, in our own words. [`spec`] says what should run,
+//! [`observed`] what does, [`plan`] what to do about the difference;
+//! [`docker`] (with its folder the only place that knows bollard) does it.
+//!
+//! ```text
+//! ContainerSpec, NetworkSpec --\
+//!                               plan() -> steps -> Engine::carry_out -> Docker
+//! Engine::observe -> Observed --/                        (reads live state first)
+//! ```
 
+pub mod docker;
+pub mod error;
+pub mod execute;
+pub mod files;
+pub mod hash;
+pub mod lines;
+pub mod observed;
+pub mod plan;
+pub mod progress;
+pub mod pull;
+#[cfg(test)]
+mod sample;
+pub mod site;
 pub mod spec;
+
+pub use docker::Engine;
+pub use error::{EngineError, EngineErrorKind};
+pub use observed::Observed;
+pub use site::{LogDriver, Site};

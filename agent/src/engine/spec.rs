@@ -164,4 +164,7 @@ pub mod label {
     pub const RELEASE: &str = "io.dify-fleet.release";
     /// `one-shot` on containers that run once and are removed.
     pub const ROLE: &str = "io.dify-fleet.role";
+    /// On one-shots, the process that will remove it: `PID:STARTTIME` as in
+    /// `/proc/PID/stat`, so that a reused PID is not taken for it.
+    pub const OWNER: &str = "io.dify-fleet.owner";
 }
