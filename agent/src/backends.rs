@@ -102,13 +102,7 @@ impl CheckLine {
     /// All is well.
     pub fn ok(group: Group, name: &'static str, found: impl Into<String>) -> Self {
         let found = found.into();
-        Self {
-            group,
-            name,
-            verdict: Verdict::Ok,
-            found,
-            advice: None,
-        }
+        Self { group, name, verdict: Verdict::Ok, found, advice: None }
     }
 
     /// Works; better would be better.
@@ -119,13 +113,7 @@ impl CheckLine {
         advice: impl Into<String>,
     ) -> Self {
         let (found, advice) = (found.into(), Some(advice.into()));
-        Self {
-            group,
-            name,
-            verdict: Verdict::Warn,
-            found,
-            advice,
-        }
+        Self { group, name, verdict: Verdict::Warn, found, advice }
     }
 
     /// Dify would not work, or not safely.
@@ -136,22 +124,13 @@ impl CheckLine {
         advice: impl Into<String>,
     ) -> Self {
         let (found, advice) = (found.into(), Some(advice.into()));
-        Self {
-            group,
-            name,
-            verdict: Verdict::Fail,
-            found,
-            advice,
-        }
+        Self { group, name, verdict: Verdict::Fail, found, advice }
     }
 }
 
 /// How a command that ends on these lines ends; `Done` when none failed.
 pub fn exit(lines: &[CheckLine]) -> Exit {
-    let mut failed = lines
-        .iter()
-        .filter(|line| line.verdict == Verdict::Fail)
-        .peekable();
+    let mut failed = lines.iter().filter(|line| line.verdict == Verdict::Fail).peekable();
     if failed.peek().is_none() {
         return Exit::Done;
     }
@@ -212,18 +191,12 @@ pub async fn check(
             connections: budget.database,
             arithmetic: budget.database_arithmetic.clone(),
         },
-        postgres::Need {
-            connections: budget.vector,
-            arithmetic: budget.vector_arithmetic.clone(),
-        },
+        postgres::Need { connections: budget.vector, arithmetic: budget.vector_arithmetic.clone() },
     );
     if same_server {
         let both = format!("{}; {}", need.0.arithmetic, need.1.arithmetic);
         let sum = need.0.connections + need.1.connections;
-        need.0 = postgres::Need {
-            connections: sum,
-            arithmetic: both,
-        };
+        need.0 = postgres::Need { connections: sum, arithmetic: both };
         need.1 = need.0.clone();
     }
     let mut lines = postgres::judge(&main, &main_facts, &need.0);
@@ -263,18 +236,9 @@ mod tests {
     fn the_worst_local_reason_decides_the_exit_code() {
         let fail = |group, name| CheckLine::fail(group, name, "", "");
         assert_eq!(exit(&[]), Exit::Done);
-        assert_eq!(
-            exit(&[CheckLine::warn(Group::Redis, "policy", "", "")]),
-            Exit::Done
-        );
+        assert_eq!(exit(&[CheckLine::warn(Group::Redis, "policy", "", "")]), Exit::Done);
         assert_eq!(exit(&[fail(Group::Redis, "reach")]), Exit::Dependency);
-        assert_eq!(
-            exit(&[fail(Group::Database, "connections")]),
-            Exit::Configuration
-        );
-        assert_eq!(
-            exit(&[fail(Group::Redis, "reach"), fail(Group::Machine, "disk")]),
-            Exit::Disk
-        );
+        assert_eq!(exit(&[fail(Group::Database, "connections")]), Exit::Configuration);
+        assert_eq!(exit(&[fail(Group::Redis, "reach"), fail(Group::Machine, "disk")]), Exit::Disk);
     }
 }

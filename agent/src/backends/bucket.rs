@@ -20,11 +20,7 @@ use super::{CheckLine, Group};
 /// One request.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// What stays as it is in a path segment or query value (RFC 3986, unreserved).
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Content of the probe object.
 const PROBE: &str = "dify-fleet probe; may be deleted";
 
@@ -114,22 +110,12 @@ impl Storage {
             .connect_timeout(Duration::from_secs(5))
             .build()
             .expect("no option here can fail");
-        Self {
-            base: base.trim_end_matches('/').to_owned(),
-            client,
-            tokens,
-        }
+        Self { base: base.trim_end_matches('/').to_owned(), client, tokens }
     }
 
     /// `buckets.get`, the smallest question that needs identity and bucket.
     pub async fn get(&self, bucket: &str) -> Result<(), StorageError> {
-        self.ask(
-            Method::GET,
-            &format!("/storage/v1/b/{}", encoded(bucket)),
-            None,
-        )
-        .await
-        .map(drop)
+        self.ask(Method::GET, &format!("/storage/v1/b/{}", encoded(bucket)), None).await.map(drop)
     }
 
     /// Collects the facts of `bucket` with a probe object, which is deleted.
@@ -143,13 +129,7 @@ impl Storage {
             }
             Err(error) => (Err(error), None),
         };
-        let mut facts = Facts {
-            get,
-            insert: None,
-            read: None,
-            delete: None,
-            skew,
-        };
+        let mut facts = Facts { get, insert: None, read: None, delete: None, skew };
         let object = format!("dify_fleet/probe-{node}-{:016x}", rand::random::<u64>());
         let object = encoded(&object);
         let upload = format!(
@@ -160,9 +140,7 @@ impl Storage {
         let generation = match self.ask(Method::POST, &upload, Some(PROBE)).await {
             Ok(answer) => {
                 facts.insert = Some(Ok(()));
-                serde_json::from_slice::<Object>(&answer.body)
-                    .ok()
-                    .map(|object| object.generation)
+                serde_json::from_slice::<Object>(&answer.body).ok().map(|object| object.generation)
             }
             Err(error) => {
                 facts.insert = Some(Err(error));
@@ -175,9 +153,7 @@ impl Storage {
             Ok(_) => Err(StorageError::Differs),
             Err(error) => Err(error),
         });
-        let only = generation
-            .map(|g| format!("?ifGenerationMatch={g}"))
-            .unwrap_or_default();
+        let only = generation.map(|g| format!("?ifGenerationMatch={g}")).unwrap_or_default();
         let delete = format!("{path}/o/{object}{only}");
         facts.delete = Some(self.ask(Method::DELETE, &delete, None).await.map(drop));
         facts
@@ -197,9 +173,7 @@ impl Storage {
             .bearer_auth(token.as_str())
             .timeout(DEADLINE);
         if let Some(content) = content {
-            request = request
-                .header(header::CONTENT_TYPE, "text/plain")
-                .body(content);
+            request = request.header(header::CONTENT_TYPE, "text/plain").body(content);
         }
         let unreachable = |error: reqwest::Error| StorageError::Unreachable(error.without_url());
         let answer = request.send().await.map_err(unreachable)?;
@@ -229,13 +203,9 @@ pub fn judge(name: &str, facts: &Facts) -> Vec<CheckLine> {
     let group = Group::Bucket;
     let mut lines = vec![match &facts.get {
         Ok(location) => CheckLine::ok(group, "get", format!("{name} {location}").trim_end()),
-        Err(error) => refused(
-            name,
-            "get",
-            error,
-            "storage.buckets.get",
-            "roles/storage.legacyBucketReader",
-        ),
+        Err(error) => {
+            refused(name, "get", error, "storage.buckets.get", "roles/storage.legacyBucketReader")
+        }
     }];
     let admin = "roles/storage.objectAdmin";
     for (step, right, result) in [
@@ -246,11 +216,7 @@ pub fn judge(name: &str, facts: &Facts) -> Vec<CheckLine> {
         match result {
             None => {}
             Some(Ok(())) => {
-                lines.push(CheckLine::ok(
-                    group,
-                    step,
-                    format!("probe object in {name}"),
-                ));
+                lines.push(CheckLine::ok(group, step, format!("probe object in {name}")));
             }
             Some(Err(error)) => lines.push(refused(name, step, error, right, admin)),
         }
@@ -285,12 +251,7 @@ fn refused(
         StorageError::Unreachable(_) => "is Private Google Access on for this subnet?".to_owned(),
         StorageError::Status { .. } | StorageError::Differs => "try again; ask Google if it stays".to_owned(),
     };
-    CheckLine::fail(
-        Group::Bucket,
-        step,
-        format!("{name}: {}", Chain(error)),
-        advice,
-    )
+    CheckLine::fail(Group::Bucket, step, format!("{name}: {}", Chain(error)), advice)
 }
 
 #[cfg(test)]
@@ -299,10 +260,7 @@ mod tests {
     use crate::backends::Verdict;
 
     fn status(status: u16) -> StorageError {
-        StorageError::Status {
-            status,
-            said: "no".to_owned(),
-        }
+        StorageError::Status { status, said: "no".to_owned() }
     }
 
     #[test]
@@ -315,15 +273,9 @@ mod tests {
             skew: Some(-1),
         };
         let lines = judge("files", &facts);
-        let advice: Vec<_> = lines
-            .iter()
-            .filter_map(|line| line.advice.as_deref())
-            .collect();
+        let advice: Vec<_> = lines.iter().filter_map(|line| line.advice.as_deref()).collect();
         assert_eq!(advice.len(), 3, "{lines:?}");
-        for (text, right) in advice
-            .iter()
-            .zip(["buckets.get", "objects.get", "objects.delete"])
-        {
+        for (text, right) in advice.iter().zip(["buckets.get", "objects.get", "objects.delete"]) {
             assert!(text.contains(right), "{text}");
         }
     }
@@ -338,15 +290,9 @@ mod tests {
             skew: Some(300),
         };
         let lines = judge("files", &facts);
+        assert!(lines.iter().all(|line| line.verdict == Verdict::Fail), "{lines:?}");
         assert!(
-            lines.iter().all(|line| line.verdict == Verdict::Fail),
-            "{lines:?}"
-        );
-        assert!(
-            lines[0]
-                .advice
-                .as_deref()
-                .is_some_and(|text| text.contains("create bucket files"))
+            lines[0].advice.as_deref().is_some_and(|text| text.contains("create bucket files"))
         );
     }
 }

@@ -24,10 +24,7 @@ enum State {
     /// Never asked.
     Unknown,
     /// There; the present run of failures and when it began.
-    Up {
-        failures: u32,
-        first: Option<Instant>,
-    },
+    Up { failures: u32, first: Option<Instant> },
     /// Away; the present run of successes.
     Down { successes: u32 },
 }
@@ -35,10 +32,7 @@ enum State {
 impl Freshness {
     /// Nothing is known yet, which counts as away.
     pub fn new(now: Instant) -> Self {
-        Self {
-            state: State::Unknown,
-            since: now,
-        }
+        Self { state: State::Unknown, since: now }
     }
 
     /// The service counts as there.
@@ -55,28 +49,19 @@ impl Freshness {
     pub fn observe(&mut self, ok: bool, now: Instant) -> bool {
         let next = match (self.state, ok) {
             // The first answer of all decides at once: a boot need not wait for proof.
-            (State::Unknown | State::Up { .. }, true) => State::Up {
-                failures: 0,
-                first: None,
-            },
+            (State::Unknown | State::Up { .. }, true) => State::Up { failures: 0, first: None },
             (State::Up { failures, first }, false) => {
                 let first = first.unwrap_or(now);
                 if failures + 1 >= FAILURES || now.duration_since(first) >= FAILING_FOR {
                     State::Down { successes: 0 }
                 } else {
-                    State::Up {
-                        failures: failures + 1,
-                        first: Some(first),
-                    }
+                    State::Up { failures: failures + 1, first: Some(first) }
                 }
             }
-            (State::Down { successes }, true) if successes + 1 >= SUCCESSES => State::Up {
-                failures: 0,
-                first: None,
-            },
-            (State::Down { successes }, true) => State::Down {
-                successes: successes + 1,
-            },
+            (State::Down { successes }, true) if successes + 1 >= SUCCESSES => {
+                State::Up { failures: 0, first: None }
+            }
+            (State::Down { successes }, true) => State::Down { successes: successes + 1 },
             (State::Unknown | State::Down { .. }, false) => State::Down { successes: 0 },
         };
         let was = self.is_up();

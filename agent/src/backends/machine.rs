@@ -50,10 +50,7 @@ pub struct Facts {
 /// Bytes an unprivileged process may still write below `path`, or below its
 /// nearest folder that exists.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let there = path
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let about = rustix::fs::statvfs(there)?;
     if about.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
@@ -73,9 +70,7 @@ pub fn machine() -> io::Result<Machine> {
 
 /// `MemTotal` of proc(5), in bytes.
 fn total_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibi: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibi * 1024)
 }
@@ -85,11 +80,7 @@ pub fn look(places: &Places) -> Facts {
     let taken = places
         .listen
         .iter()
-        .filter_map(|address| {
-            TcpListener::bind(address)
-                .err()
-                .map(|error| (*address, error))
-        })
+        .filter_map(|address| TcpListener::bind(address).err().map(|error| (*address, error)))
         .collect();
     Facts {
         docker_free: free_bytes(&places.docker_root),
@@ -109,14 +100,12 @@ pub fn judge(places: &Places, facts: &Facts, need: &Need) -> Vec<CheckLine> {
         Ok(machine) => {
             let found = gib(machine.memory);
             // A machine sold as 8 GiB shows a little less.
-            lines.push(
-                if machine.memory.saturating_add(need.memory / 10) < need.memory {
-                    let advice = format!("use a machine type with {} or more", gib(need.memory));
-                    CheckLine::fail(GROUP, "memory", found, advice)
-                } else {
-                    CheckLine::ok(GROUP, "memory", found)
-                },
-            );
+            lines.push(if machine.memory.saturating_add(need.memory / 10) < need.memory {
+                let advice = format!("use a machine type with {} or more", gib(need.memory));
+                CheckLine::fail(GROUP, "memory", found, advice)
+            } else {
+                CheckLine::ok(GROUP, "memory", found)
+            });
             let found = machine.cores.to_string();
             lines.push(if machine.cores < need.cores {
                 let advice = format!("{} or more start Dify in better time", need.cores);
@@ -125,25 +114,20 @@ pub fn judge(places: &Places, facts: &Facts, need: &Need) -> Vec<CheckLine> {
                 CheckLine::ok(GROUP, "cores", found)
             });
         }
-        Err(error) => lines.push(CheckLine::warn(
-            GROUP,
-            "memory",
-            error.to_string(),
-            "is /proc mounted?",
-        )),
+        Err(error) => {
+            lines.push(CheckLine::warn(GROUP, "memory", error.to_string(), "is /proc mounted?"))
+        }
     }
     for address in &places.listen {
-        lines.push(
-            match facts.taken.iter().find(|(taken, _)| taken == address) {
-                None => CheckLine::ok(GROUP, "port", format!("{address} is free")),
-                Some((_, error)) => CheckLine::fail(
-                    GROUP,
-                    "port",
-                    format!("{address}: {error}"),
-                    "stop what listens there (ss -ltnp), or change the address",
-                ),
-            },
-        );
+        lines.push(match facts.taken.iter().find(|(taken, _)| taken == address) {
+            None => CheckLine::ok(GROUP, "port", format!("{address} is free")),
+            Some((_, error)) => CheckLine::fail(
+                GROUP,
+                "port",
+                format!("{address}: {error}"),
+                "stop what listens there (ss -ltnp), or change the address",
+            ),
+        });
     }
     lines
 }
@@ -155,10 +139,7 @@ fn disk(path: &Path, free: &io::Result<u64>, need: u64) -> CheckLine {
             GROUP,
             "disk",
             format!("{path}: {} free", gib(*free)),
-            format!(
-                "{} are needed: enlarge the disk, or remove what is not needed",
-                gib(need)
-            ),
+            format!("{} are needed: enlarge the disk, or remove what is not needed", gib(need)),
         ),
         Ok(free) => CheckLine::ok(GROUP, "disk", format!("{path}: {} free", gib(*free))),
         Err(error) => CheckLine::fail(
@@ -193,22 +174,13 @@ mod tests {
             state: "/var/lib/dify-agent".into(),
             listen: vec![address],
         };
-        let need = Need {
-            docker_free: 10 * GIB,
-            state_free: GIB,
-            memory: 8 * GIB,
-            cores: 2,
-        };
+        let need = Need { docker_free: 10 * GIB, state_free: GIB, memory: 8 * GIB, cores: 2 };
         let busy = || io::Error::from(io::ErrorKind::AddrInUse);
         let facts = Facts {
             docker_free,
             state_free: Ok(2 * GIB),
             machine: Ok(Machine { cores, memory }),
-            taken: if taken {
-                vec![(address, busy())]
-            } else {
-                Vec::new()
-            },
+            taken: if taken { vec![(address, busy())] } else { Vec::new() },
         };
         judge(&places, &facts, &need)
     }
@@ -216,33 +188,20 @@ mod tests {
     #[test]
     fn what_is_too_small_is_said() {
         let names = |lines: Vec<CheckLine>, verdict| -> Vec<&str> {
-            lines
-                .iter()
-                .filter(|line| line.verdict == verdict)
-                .map(|line| line.name)
-                .collect()
+            lines.iter().filter(|line| line.verdict == verdict).map(|line| line.name).collect()
         };
         // 7.8 GiB is what a machine of 8 GiB shows.
         let good = judged(Ok(10 * GIB), 8 * GIB - GIB / 5, 2, false);
-        assert!(
-            good.iter().all(|line| line.verdict == Verdict::Ok),
-            "{good:?}"
-        );
+        assert!(good.iter().all(|line| line.verdict == Verdict::Ok), "{good:?}");
         let full = judged(Ok(GIB), 8 * GIB, 2, false);
         assert_eq!(exit(&full), Exit::Disk);
         let read_only = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
-        assert_eq!(
-            names(judged(Err(read_only), 8 * GIB, 2, false), Verdict::Fail),
-            ["disk"]
-        );
+        assert_eq!(names(judged(Err(read_only), 8 * GIB, 2, false), Verdict::Fail), ["disk"]);
         assert_eq!(
             names(judged(Ok(10 * GIB), 4 * GIB, 1, true), Verdict::Fail),
             ["memory", "port"]
         );
-        assert_eq!(
-            names(judged(Ok(10 * GIB), 8 * GIB, 1, false), Verdict::Warn),
-            ["cores"]
-        );
+        assert_eq!(names(judged(Ok(10 * GIB), 8 * GIB, 1, false), Verdict::Warn), ["cores"]);
     }
 
     #[test]

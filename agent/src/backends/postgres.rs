@@ -198,11 +198,7 @@ pub async fn look(question: &Question<'_>) -> Facts {
     let (stream, took) = match reach::tcp(&server.host, server.port).await {
         Ok(reached) => reached,
         Err(error) => {
-            return Facts {
-                reach: Err(error),
-                tls: None,
-                server: None,
-            };
+            return Facts { reach: Err(error), tls: None, server: None };
         }
     };
     let tls = match server.tls {
@@ -223,11 +219,7 @@ pub async fn look(question: &Question<'_>) -> Facts {
     } else {
         None
     };
-    Facts {
-        reach: Ok(took),
-        tls,
-        server: asked,
-    }
+    Facts { reach: Ok(took), tls, server: asked }
 }
 
 async fn certificate(
@@ -246,9 +238,7 @@ async fn certificate(
     if answer != b'S' {
         return Err(TlsFault::NotOffered);
     }
-    tls::look(stream, host, bundle)
-        .await
-        .map_err(TlsFault::Handshake)
+    tls::look(stream, host, bundle).await.map_err(TlsFault::Handshake)
 }
 
 async fn ask(question: &Question<'_>) -> Result<Server, Fault> {
@@ -266,17 +256,12 @@ async fn ask(question: &Question<'_>) -> Result<Server, Fault> {
     .map_err(|source| Fault::Ask(about, source))?;
     let latency = began.elapsed();
     // Middle of the round trip: good to half of it.
-    let ours = clock::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
+    let ours = clock::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
         - latency.as_secs_f64() / 2.0;
-    let (may_create_schema, may_create_table) = rights(&mut connection)
-        .await
-        .map_err(|source| Fault::Ask("the role's rights", source))?;
-    let connections = connections(&mut connection)
-        .await
-        .map_err(|source| Fault::Ask("connections", source))?;
+    let (may_create_schema, may_create_table) =
+        rights(&mut connection).await.map_err(|source| Fault::Ask("the role's rights", source))?;
+    let connections =
+        connections(&mut connection).await.map_err(|source| Fault::Ask("connections", source))?;
     let extension = extension(&mut connection, question.extension)
         .await
         .map_err(|source| Fault::Ask("extensions", source))?;
@@ -353,10 +338,7 @@ async fn extension(
         Some((None,)) => {}
     }
     let create = format!("create extension if not exists {}", quoted(name));
-    match sqlx::raw_sql(AssertSqlSafe(create))
-        .execute(connection)
-        .await
-    {
+    match sqlx::raw_sql(AssertSqlSafe(create)).execute(connection).await {
         Ok(_) => Ok(Extension::Created),
         // Two nodes at once: the other one has created it.
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(Extension::Created),
@@ -377,10 +359,7 @@ async fn plugin_database(
             .await?;
     if !exists {
         let create = format!("create database {}", quoted(name));
-        match sqlx::raw_sql(AssertSqlSafe(create))
-            .execute(connection)
-            .await
-        {
+        match sqlx::raw_sql(AssertSqlSafe(create)).execute(connection).await {
             Ok(_) => return Ok(PluginDatabase::Created),
             // Two nodes at once: 42P04 duplicate_database, or 23505 in the catalogue.
             Err(sqlx::Error::Database(error))
@@ -404,11 +383,7 @@ async fn plugin_database(
     .fetch_one(&mut there)
     .await?;
     let _ = there.close().await;
-    Ok(if usable {
-        PluginDatabase::Present
-    } else {
-        PluginDatabase::NotOurs
-    })
+    Ok(if usable { PluginDatabase::Present } else { PluginDatabase::NotOurs })
 }
 
 /// An identifier in SQL.

@@ -53,18 +53,9 @@ pub type Services = BTreeMap<Group, Health>;
 /// One question to one service, on a connection that is kept.
 #[derive(Debug)]
 enum Probe {
-    Postgres {
-        options: Box<PgConnectOptions>,
-        connection: Option<PgConnection>,
-    },
-    Redis {
-        client: Box<Client>,
-        connection: Option<MultiplexedConnection>,
-    },
-    Bucket {
-        storage: Storage,
-        names: Vec<String>,
-    },
+    Postgres { options: Box<PgConnectOptions>, connection: Option<PgConnection> },
+    Redis { client: Box<Client>, connection: Option<MultiplexedConnection> },
+    Bucket { storage: Storage, names: Vec<String> },
 }
 
 /// Starts asking. The tasks run until `tasks` stops.
@@ -77,11 +68,7 @@ pub fn spawn(
     dify_common::gcp::install_tls_provider();
     let certificates = settings.certificates.as_deref();
     let database = |server, password| Probe::Postgres {
-        options: Box::new(postgres::options(
-            server,
-            secrets.get(password),
-            certificates,
-        )),
+        options: Box::new(postgres::options(server, secrets.get(password), certificates)),
         connection: None,
     };
     let redis_password = secrets.get(SecretName::RedisPassword);
@@ -91,20 +78,12 @@ pub fn spawn(
             "database probe",
             database(&settings.database, SecretName::DatabasePassword),
         ),
-        (
-            Group::Vector,
-            "vector probe",
-            database(&settings.vector, SecretName::VectorPassword),
-        ),
+        (Group::Vector, "vector probe", database(&settings.vector, SecretName::VectorPassword)),
         (
             Group::Redis,
             "redis probe",
             Probe::Redis {
-                client: Box::new(redis::client(
-                    &settings.redis,
-                    redis_password,
-                    certificates,
-                )?),
+                client: Box::new(redis::client(&settings.redis, redis_password, certificates)?),
                 connection: None,
             },
         ),
@@ -115,11 +94,7 @@ pub fn spawn(
             names.push(settings.bucket.plugins.clone());
         }
         let storage = Storage::new(&settings.google.storage, tokens.clone());
-        probes.push((
-            Group::Bucket,
-            "bucket probe",
-            Probe::Bucket { storage, names },
-        ));
+        probes.push((Group::Bucket, "bucket probe", Probe::Bucket { storage, names }));
     }
     let publish = watch::Sender::new(Services::new());
     let services = publish.subscribe();
@@ -127,9 +102,7 @@ pub fn spawn(
         let (publish, stopping) = (publish.clone(), tasks.stopping());
         tasks.spawn_essential(name, Span::current(), async move {
             // cancel-safe: a question dropped half-way is asked by nobody else.
-            let _ = stopping
-                .run_until_cancelled(keep_asking(kind, probe, publish))
-                .await;
+            let _ = stopping.run_until_cancelled(keep_asking(kind, probe, publish)).await;
         });
     }
     Ok(services)
@@ -160,12 +133,7 @@ async fn keep_asking(kind: Group, mut probe: Probe, publish: watch::Sender<Servi
                 Some(detail) => warn!(kind = kind.as_str(), detail, "service is away"),
             }
         }
-        let health = Health {
-            kind,
-            ok,
-            since,
-            detail,
-        };
+        let health = Health { kind, ok, since, detail };
         publish.send_if_modified(|services| {
             let changed = services.get(&kind) != Some(&health);
             services.insert(kind, health);
@@ -179,10 +147,7 @@ impl Probe {
     /// `Ok` when the service does its least; else why not.
     async fn ask(&mut self) -> Result<(), String> {
         match self {
-            Self::Postgres {
-                options,
-                connection,
-            } => {
+            Self::Postgres { options, connection } => {
                 let asked = async {
                     if connection.is_none() {
                         *connection = Some(options.connect().await?);
@@ -190,9 +155,7 @@ impl Probe {
                     let connection = connection.as_mut().expect("set above");
                     sqlx::query("select 1").execute(connection).await.map(drop)
                 };
-                asked
-                    .await
-                    .map_err(|error: sqlx::Error| Chain(&error).to_string())
+                asked.await.map_err(|error: sqlx::Error| Chain(&error).to_string())
             }
             Self::Redis { client, connection } => {
                 let asked = async {
@@ -202,9 +165,7 @@ impl Probe {
                     let connection = connection.as_mut().expect("set above");
                     cmd("PING").query_async::<()>(connection).await
                 };
-                asked
-                    .await
-                    .map_err(|error: ::redis::RedisError| Chain(&error).to_string())
+                asked.await.map_err(|error: ::redis::RedisError| Chain(&error).to_string())
             }
             Self::Bucket { storage, names } => {
                 for name in names {

@@ -102,13 +102,7 @@ pub(super) fn client(
         RedisTls::Disable => Client::open(info),
         RedisTls::NoVerify | RedisTls::Verify => {
             let root_cert = certificates.map(|bundle| bundle.as_bytes().to_vec());
-            Client::build_with_tls(
-                info,
-                TlsCertificates {
-                    client_tls: None,
-                    root_cert,
-                },
-            )
+            Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
         }
     }
 }
@@ -118,9 +112,7 @@ pub(super) async fn connect(client: &Client) -> RedisResult<MultiplexedConnectio
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
         .set_response_timeout(Some(DEADLINE));
-    client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// Collects the facts. `third` asks for database 2 as well.
@@ -133,11 +125,7 @@ pub async fn look(
     let (stream, took) = match reach::tcp(&server.host, server.port).await {
         Ok(reached) => reached,
         Err(error) => {
-            return Facts {
-                reach: Err(error),
-                tls: None,
-                server: None,
-            };
+            return Facts { reach: Err(error), tls: None, server: None };
         }
     };
     let tls = match server.tls {
@@ -165,11 +153,7 @@ pub async fn look(
     } else {
         None
     };
-    Facts {
-        reach: Ok(took),
-        tls,
-        server: asked,
-    }
+    Facts { reach: Ok(took), tls, server: asked }
 }
 
 impl From<RedisError> for Fault {
@@ -191,29 +175,16 @@ async fn ask(client: &Client, databases: &[u8]) -> RedisResult<Server> {
     let latency = began.elapsed();
     let mut info = String::new();
     for section in ["server", "replication", "memory"] {
-        info += &cmd("INFO")
-            .arg(section)
-            .query_async::<String>(&mut connection)
-            .await?;
+        info += &cmd("INFO").arg(section).query_async::<String>(&mut connection).await?;
     }
-    let write = write(&mut connection)
-        .await
-        .map_err(|error| error.to_string());
+    let write = write(&mut connection).await.map_err(|error| error.to_string());
     let mut closed = Vec::new();
     for database in databases {
-        if let Err(error) = cmd("SELECT")
-            .arg(*database)
-            .query_async::<()>(&mut connection)
-            .await
-        {
+        if let Err(error) = cmd("SELECT").arg(*database).query_async::<()>(&mut connection).await {
             closed.push((*database, error.to_string()));
         }
     }
-    let number = |key| {
-        field(&info, key)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0)
-    };
+    let number = |key| field(&info, key).and_then(|text| text.parse().ok()).unwrap_or(0);
     let text = |key| field(&info, key).unwrap_or_default().to_owned();
     Ok(Server {
         version: text("redis_version"),
@@ -230,30 +201,20 @@ async fn ask(client: &Client, databases: &[u8]) -> RedisResult<Server> {
 
 async fn write(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let key = format!("dify_fleet:probe:{:016x}", rand::random::<u64>());
-    let () = cmd("SET")
-        .arg(&key)
-        .arg("1")
-        .arg("EX")
-        .arg(PROBE_SECONDS)
-        .query_async(connection)
-        .await?;
+    let () =
+        cmd("SET").arg(&key).arg("1").arg("EX").arg(PROBE_SECONDS).query_async(connection).await?;
     let read: Option<String> = cmd("GET").arg(&key).query_async(connection).await?;
     let () = cmd("DEL").arg(&key).query_async(connection).await?;
     if read.as_deref() == Some("1") {
         Ok(())
     } else {
-        Err(RedisError::from((
-            ErrorKind::UnexpectedReturnType,
-            "read back something else",
-        )))
+        Err(RedisError::from((ErrorKind::UnexpectedReturnType, "read back something else")))
     }
 }
 
 /// A value in the answer of `INFO`.
 fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
-    info.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-        .map(str::trim_end)
+    info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim_end)
 }
 
 #[cfg(test)]

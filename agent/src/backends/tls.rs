@@ -77,10 +77,7 @@ pub(super) async fn look(
 ) -> Result<Certificate, HandshakeError> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| HandshakeError::Host)?;
     let strict = bundle.map(verifier).transpose()?;
-    let seen = Arc::new(Seen {
-        strict,
-        noted: Mutex::new(Certificate::NoBundle),
-    });
+    let seen = Arc::new(Seen { strict, noted: Mutex::new(Certificate::NoBundle) });
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has the default versions")
@@ -92,11 +89,7 @@ pub(super) async fn look(
         .await
         .map_err(|_| HandshakeError::Silent(DEADLINE))?
         .map_err(HandshakeError::Handshake)?;
-    let noted = seen
-        .noted
-        .lock()
-        .expect("nobody panics with it held")
-        .clone();
+    let noted = seen.noted.lock().expect("nobody panics with it held").clone();
     Ok(noted)
 }
 
@@ -128,18 +121,15 @@ impl ServerCertVerifier for Seen {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let noted = self
-            .strict
-            .as_ref()
-            .map_or(Certificate::NoBundle, |strict| {
-                judge(strict.verify_server_cert(
-                    end_entity,
-                    intermediates,
-                    server_name,
-                    ocsp_response,
-                    now,
-                ))
-            });
+        let noted = self.strict.as_ref().map_or(Certificate::NoBundle, |strict| {
+            judge(strict.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ))
+        });
         *self.noted.lock().expect("nobody panics with it held") = noted;
         Ok(ServerCertVerified::assertion())
     }
@@ -166,9 +156,7 @@ impl ServerCertVerifier for Seen {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -177,10 +165,7 @@ fn judge(verified: Result<ServerCertVerified, TlsError>) -> Certificate {
         return Certificate::Good;
     };
     // Their enums grow; what has no word of ours is shown in theirs.
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "foreign, non-exhaustive enums"
-    )]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "foreign, non-exhaustive enums")]
     match error {
         TlsError::InvalidCertificate(reason) => match reason {
             CertificateError::UnknownIssuer => Certificate::UnknownAuthority,
@@ -188,9 +173,7 @@ fn judge(verified: Result<ServerCertVerified, TlsError>) -> Certificate {
             CertificateError::NotValidForNameContext { presented, .. } => {
                 Certificate::OtherName { presented }
             }
-            CertificateError::NotValidForName => Certificate::OtherName {
-                presented: Vec::new(),
-            },
+            CertificateError::NotValidForName => Certificate::OtherName { presented: Vec::new() },
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet

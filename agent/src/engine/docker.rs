@@ -72,11 +72,7 @@ impl EngineVersion {
     /// Docker's major version; 0 when it cannot be read. From 28 on, container
     /// ports that are not published are closed to other machines.
     pub fn major(&self) -> u32 {
-        self.engine
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok())
-            .unwrap_or(0)
+        self.engine.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
     }
 }
 
@@ -112,19 +108,9 @@ impl Engine {
                 "Docker {} speaks API {}.{}; 1.41 (Docker 20.10) is needed",
                 version.engine, version.api.0, version.api.1
             );
-            return Err(EngineError::new(
-                EngineErrorKind::Invalid,
-                DOING,
-                target,
-                found,
-            ));
+            return Err(EngineError::new(EngineErrorKind::Invalid, DOING, target, found));
         }
-        Ok(Self {
-            docker,
-            socket: socket.to_owned(),
-            version,
-            running: Arc::default(),
-        })
+        Ok(Self { docker, socket: socket.to_owned(), version, running: Arc::default() })
     }
 
     /// Versions, as agreed when connecting.
@@ -135,31 +121,17 @@ impl Engine {
     /// Whether the engine answers at all.
     pub async fn ping(&self) -> Result<(), EngineError> {
         let target = self.socket.display().to_string();
-        within(
-            QUICK,
-            "ping the Docker engine at",
-            &target,
-            self.docker.ping(),
-        )
-        .await
-        .map(drop)
+        within(QUICK, "ping the Docker engine at", &target, self.docker.ping()).await.map(drop)
     }
 
     /// What the engine says of its machine.
     pub async fn info(&self) -> Result<EngineInfo, EngineError> {
         let target = self.socket.display().to_string();
-        let info = within(
-            QUICK,
-            "ask the Docker engine about itself at",
-            &target,
-            self.docker.info(),
-        )
-        .await?;
+        let info =
+            within(QUICK, "ask the Docker engine about itself at", &target, self.docker.info())
+                .await?;
         Ok(EngineInfo {
-            root: info
-                .docker_root_dir
-                .unwrap_or_else(|| "/var/lib/docker".to_owned())
-                .into(),
+            root: info.docker_root_dir.unwrap_or_else(|| "/var/lib/docker".to_owned()).into(),
             live_restore: info.live_restore_enabled.unwrap_or(false),
             warnings: info.warnings.unwrap_or_default(),
         })
@@ -180,16 +152,12 @@ async fn within<T>(
     }
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "bollard's variants differ by its features"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "bollard's variants differ by its features")]
 fn translate(doing: &'static str, target: &str, error: BollardError) -> EngineError {
     match error {
-        BollardError::DockerResponseServerError {
-            status_code,
-            message,
-        } => EngineError::answered(doing, target, status_code, &message),
+        BollardError::DockerResponseServerError { status_code, message } => {
+            EngineError::answered(doing, target, status_code, &message)
+        }
         BollardError::DockerStreamError { error } => {
             EngineError::answered(doing, target, 0, &error)
         }

@@ -112,12 +112,7 @@ impl EngineError {
         target: impl Into<String>,
         found: impl Into<String>,
     ) -> Self {
-        Self {
-            kind,
-            doing,
-            target: target.into(),
-            found: found.into(),
-        }
+        Self { kind, doing, target: target.into(), found: found.into() }
     }
 
     pub(crate) fn deadline(doing: &'static str, target: &str, after: Duration) -> Self {
@@ -135,17 +130,8 @@ impl EngineError {
             error.kind(),
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
         );
-        let kind = if is_full {
-            EngineErrorKind::NoSpace
-        } else {
-            EngineErrorKind::File
-        };
-        Self::new(
-            kind,
-            doing,
-            path.into().display().to_string(),
-            error.to_string(),
-        )
+        let kind = if is_full { EngineErrorKind::NoSpace } else { EngineErrorKind::File };
+        Self::new(kind, doing, path.into().display().to_string(), error.to_string())
     }
 
     /// An answer of the engine that is an error: `status` is HTTP's, or 0 for
@@ -218,10 +204,7 @@ impl Retryable for EngineError {
 const TEXTS: [(&str, EngineErrorKind); 25] = [
     ("no space left on device", EngineErrorKind::NoSpace),
     ("disk quota exceeded", EngineErrorKind::NoSpace),
-    (
-        "verification failed for digest",
-        EngineErrorKind::DigestMismatch,
-    ),
+    ("verification failed for digest", EngineErrorKind::DigestMismatch),
     ("does not match digest", EngineErrorKind::DigestMismatch),
     ("unexpected commit digest", EngineErrorKind::DigestMismatch),
     ("toomanyrequests", EngineErrorKind::Registry),
@@ -266,11 +249,7 @@ mod tests {
     #[test]
     fn answers_of_docker_are_told_apart() {
         for (status, message, expected) in [
-            (
-                500,
-                "write /var/lib/docker/tmp/x: no space left on device",
-                EngineErrorKind::NoSpace,
-            ),
+            (500, "write /var/lib/docker/tmp/x: no space left on device", EngineErrorKind::NoSpace),
             (
                 404,
                 "manifest for h:5000/a:b not found: manifest unknown: manifest unknown",
@@ -303,11 +282,7 @@ mod tests {
                 "Conflict. The container name \"/x\" is already in use",
                 EngineErrorKind::Conflict,
             ),
-            (
-                403,
-                "Pool overlaps with other one on this address space",
-                EngineErrorKind::Conflict,
-            ),
+            (403, "Pool overlaps with other one on this address space", EngineErrorKind::Conflict),
             (400, "invalid mode", EngineErrorKind::Invalid),
             (500, "something new", EngineErrorKind::Engine),
             (0, "something new", EngineErrorKind::Engine),
@@ -323,10 +298,7 @@ mod tests {
         assert!(error.is_permanent());
         assert!(error.to_string().contains("larger boot disk"), "{error}");
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        assert_eq!(
-            EngineError::file("write", "/x", &full).kind(),
-            EngineErrorKind::NoSpace
-        );
+        assert_eq!(EngineError::file("write", "/x", &full).kind(), EngineErrorKind::NoSpace);
     }
 
     #[test]
@@ -337,11 +309,6 @@ mod tests {
             400,
             "invalid environment variable: =hunter2",
         );
-        assert!(
-            !error
-                .without(["", "hunter2"].into_iter())
-                .to_string()
-                .contains("hunter2")
-        );
+        assert!(!error.without(["", "hunter2"].into_iter()).to_string().contains("hunter2"));
     }
 }

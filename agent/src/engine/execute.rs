@@ -44,17 +44,11 @@ impl<'a> Wanted<'a> {
     }
 
     fn container(&self, name: &str) -> Result<&'a ContainerSpec, EngineError> {
-        self.containers
-            .iter()
-            .find(|spec| spec.name == name)
-            .ok_or_else(|| unknown(name))
+        self.containers.iter().find(|spec| spec.name == name).ok_or_else(|| unknown(name))
     }
 
     fn network(&self, name: &str) -> Result<&'a NetworkSpec, EngineError> {
-        self.networks
-            .iter()
-            .find(|spec| spec.name == name)
-            .ok_or_else(|| unknown(name))
+        self.networks.iter().find(|spec| spec.name == name).ok_or_else(|| unknown(name))
     }
 }
 
@@ -83,10 +77,7 @@ impl Engine {
         match step {
             Step::Remove { name, id, .. } => {
                 let one_shot = observed.one_shots.get(name).filter(|found| found.id == *id);
-                let found = observed
-                    .containers
-                    .get(name)
-                    .filter(|found| found.id == *id);
+                let found = observed.containers.get(name).filter(|found| found.id == *id);
                 match (one_shot, found) {
                     (None, None) => return Ok(Carried::AlreadySo),
                     (Some(_), _) => {}
@@ -130,11 +121,7 @@ impl Engine {
             Step::Start { name } => {
                 let spec = wanted.container(name)?;
                 is_as_wanted(spec, site, &observed)?;
-                if observed
-                    .containers
-                    .get(name)
-                    .is_some_and(|found| found.state.is_running())
-                {
+                if observed.containers.get(name).is_some_and(|found| found.state.is_running()) {
                     return Ok(Carried::AlreadySo);
                 }
                 self.start(name).await?;
@@ -151,10 +138,7 @@ fn is_as_wanted(
 ) -> Result<Carried, EngineError> {
     match observed.containers.get(&spec.name) {
         Some(found) if found.spec == site.hash(spec).as_str() => Ok(Carried::AlreadySo),
-        Some(_) => Err(stale(
-            &spec.name,
-            "another container of ours has that name by now",
-        )),
+        Some(_) => Err(stale(&spec.name, "another container of ours has that name by now")),
         None => Err(stale(&spec.name, "it is gone")),
     }
 }

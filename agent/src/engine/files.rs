@@ -32,9 +32,7 @@ pub struct Files {
 impl Files {
     /// Below the agent's state directory.
     pub fn new(state: &Path) -> Self {
-        Self {
-            root: state.join("files"),
-        }
+        Self { root: state.join("files") }
     }
 
     /// Writes the files of one container, unless they are there already.
@@ -47,14 +45,10 @@ impl Files {
                 EngineError::file("write the files of a container to", &folder, &error)
             })?;
         }
-        let placed = spec
-            .files
-            .iter()
-            .enumerate()
-            .map(|(index, file)| PlacedFile {
-                source: folder.join(file_name(index, file)),
-                target: file.path.clone(),
-            });
+        let placed = spec.files.iter().enumerate().map(|(index, file)| PlacedFile {
+            source: folder.join(file_name(index, file)),
+            target: file.path.clone(),
+        });
         Ok(placed.collect())
     }
 
@@ -64,10 +58,8 @@ impl Files {
         &self,
         keep: impl IntoIterator<Item = &'a ContainerSpec>,
     ) -> Result<usize, EngineError> {
-        let keep: BTreeSet<PathBuf> = keep
-            .into_iter()
-            .filter_map(|spec| self.folder(spec))
-            .collect();
+        let keep: BTreeSet<PathBuf> =
+            keep.into_iter().filter_map(|spec| self.folder(spec)).collect();
         let mut removed = 0;
         for service in folders(&self.root)? {
             for folder in folders(&service)? {
@@ -90,12 +82,7 @@ impl Files {
             return None;
         }
         let mut hash = Sha256::new();
-        for FileMount {
-            path,
-            content,
-            mode,
-        } in &spec.files
-        {
+        for FileMount { path, content, mode } in &spec.files {
             for part in [path.as_bytes(), content.as_bytes(), &mode.to_be_bytes()] {
                 hash.update((part.len() as u64).to_be_bytes());
                 hash.update(part);
@@ -118,11 +105,8 @@ fn write_folder(folder: &Path, files: &[FileMount]) -> std::io::Result<()> {
     fs::create_dir_all(&draft)?;
     for (index, file) in files.iter().enumerate() {
         let path = draft.join(file_name(index, file));
-        let mut out = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
+        let mut out =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         out.write_all(file.content.as_bytes())?;
         // Not by `mode` above: the umask would take bits away.
         out.set_permissions(Permissions::from_mode(file.mode))?;
@@ -177,14 +161,8 @@ mod tests {
         let other = files.place(&new).expect("placed");
         assert_ne!(placed, other, "a changed file is another path");
         assert_eq!(placed[0].target, "/conf/config.yaml");
-        assert_eq!(
-            fs::read_to_string(&placed[0].source).expect("readable"),
-            "a: 1"
-        );
-        let mode = fs::metadata(&placed[0].source)
-            .expect("exists")
-            .permissions()
-            .mode();
+        assert_eq!(fs::read_to_string(&placed[0].source).expect("readable"), "a: 1");
+        let mode = fs::metadata(&placed[0].source).expect("exists").permissions().mode();
         assert_eq!(mode & 0o777, 0o644);
 
         assert_eq!(files.collect([&old, &new]).expect("collected"), 0);
@@ -202,14 +180,7 @@ mod tests {
         let folder = files.folder(&spec).expect("has files");
         fs::create_dir_all(folder.with_extension("draft-00")).expect("made");
         let placed = files.place(&spec).expect("placed");
-        assert_eq!(
-            fs::read_to_string(&placed[0].source).expect("readable"),
-            "whole"
-        );
-        assert_eq!(
-            files.collect([&spec]).expect("collected"),
-            1,
-            "the draft goes"
-        );
+        assert_eq!(fs::read_to_string(&placed[0].source).expect("readable"), "whole");
+        assert_eq!(files.collect([&spec]).expect("collected"), 1, "the draft goes");
     }
 }

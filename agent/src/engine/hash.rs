@@ -106,9 +106,7 @@ impl SpecHasher {
 
 fn read_key(path: &Path) -> std::io::Result<[u8; KEY_BYTES]> {
     let mut key = Vec::with_capacity(KEY_BYTES + 1);
-    std::fs::File::open(path)?
-        .take(KEY_BYTES as u64 + 1)
-        .read_to_end(&mut key)?;
+    std::fs::File::open(path)?.take(KEY_BYTES as u64 + 1).read_to_end(&mut key)?;
     key.try_into()
         .map_err(|_| std::io::Error::new(ErrorKind::InvalidData, "the key is not 32 bytes"))
 }
@@ -117,18 +115,15 @@ fn make_key(state: &Path, path: &Path) -> std::io::Result<()> {
     let nonce: u64 = rand::rng().random();
     let draft = state.join(format!("{KEY_FILE}.{nonce:016x}"));
     let key: [u8; KEY_BYTES] = rand::rng().random();
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)?;
-    let written = file
-        .write_all(&key)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| match std::fs::hard_link(&draft, path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        });
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written =
+        file.write_all(&key).and_then(|()| file.sync_all()).and_then(
+            |()| match std::fs::hard_link(&draft, path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                linked => linked,
+            },
+        );
     std::fs::remove_file(&draft)?;
     written
 }
@@ -263,11 +258,7 @@ impl Canonical for EnvValue {
 impl Canonical for Probe {
     fn write(&self, form: &mut Form) {
         match self {
-            Self::Http {
-                port,
-                path,
-                deadline,
-            } => {
+            Self::Http { port, path, deadline } => {
                 form.text("http");
                 port.write(form);
                 path.write(form);

@@ -48,10 +48,7 @@ pub struct Tail {
 impl Tail {
     /// Keeps the last `most`.
     pub fn new(most: usize) -> Self {
-        Self {
-            lines: VecDeque::with_capacity(most),
-            most,
-        }
+        Self { lines: VecDeque::with_capacity(most), most }
     }
 
     /// Adds one.

@@ -106,10 +106,7 @@ impl Subnet {
     pub fn parse(text: &str) -> Option<Self> {
         let (base, prefix) = text.split_once('/')?;
         let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
-        Some(Self {
-            base: base.parse().ok()?,
-            prefix,
-        })
+        Some(Self { base: base.parse().ok()?, prefix })
     }
 
     /// Whether the two share an address.

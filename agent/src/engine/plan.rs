@@ -191,20 +191,14 @@ pub fn plan(
     let fresh: BTreeSet<&str> = networks
         .iter()
         .filter(|spec| {
-            let (found, hash) = (
-                observed.networks.get(&spec.name),
-                hashes.networks.get(&spec.name),
-            );
+            let (found, hash) =
+                (observed.networks.get(&spec.name), hashes.networks.get(&spec.name));
             found.is_none() || found.map(|found| found.spec.as_str()) != hash.map(SpecHash::as_str)
         })
         .map(|spec| spec.name.as_str())
         .collect();
 
-    for (name, one_shot) in observed
-        .one_shots
-        .iter()
-        .filter(|(_, one_shot)| one_shot.orphan)
-    {
+    for (name, one_shot) in observed.one_shots.iter().filter(|(_, one_shot)| one_shot.orphan) {
         plan.steps.push(Step::Remove {
             name: name.clone(),
             id: one_shot.id.clone(),
@@ -217,16 +211,9 @@ pub fn plan(
         // A network goes only when nobody is on it, so those that are on it go
         // before, also if they come back.
         if !in_stack || on_fresh {
-            let why = if in_stack {
-                RemoveReason::NetworkChanged
-            } else {
-                RemoveReason::NotInStack
-            };
-            plan.steps.push(Step::Remove {
-                name: name.clone(),
-                id: found.id.clone(),
-                why,
-            });
+            let why =
+                if in_stack { RemoveReason::NetworkChanged } else { RemoveReason::NotInStack };
+            plan.steps.push(Step::Remove { name: name.clone(), id: found.id.clone(), why });
         }
     }
     let known: BTreeSet<&str> = networks.iter().map(|spec| spec.name.as_str()).collect();
@@ -236,38 +223,22 @@ pub fn plan(
             (true, true) => RemoveReason::SpecChanged,
             (true, false) => continue,
         };
-        plan.steps.push(Step::RemoveNetwork {
-            name: name.clone(),
-            id: found.id.clone(),
-            why,
-        });
+        plan.steps.push(Step::RemoveNetwork { name: name.clone(), id: found.id.clone(), why });
     }
-    for spec in networks
-        .iter()
-        .filter(|spec| !blocked.contains(spec.name.as_str()))
-    {
+    for spec in networks.iter().filter(|spec| !blocked.contains(spec.name.as_str())) {
         if fresh.contains(spec.name.as_str()) {
-            plan.steps.push(Step::CreateNetwork {
-                name: spec.name.clone(),
-            });
+            plan.steps.push(Step::CreateNetwork { name: spec.name.clone() });
         }
     }
     for spec in containers {
         if observed.foreign_containers.contains(&spec.name) {
-            plan.foreign_conflicts
-                .push(ForeignConflict::Container(spec.name.clone()));
+            plan.foreign_conflicts.push(ForeignConflict::Container(spec.name.clone()));
         } else if !spec
             .networks
             .iter()
             .any(|attachment| blocked.contains(attachment.network.as_str()))
         {
-            one_container(
-                spec,
-                hashes.containers.get(&spec.name),
-                &fresh,
-                observed,
-                &mut plan,
-            );
+            one_container(spec, hashes.containers.get(&spec.name), &fresh, observed, &mut plan);
         }
     }
     plan
@@ -282,23 +253,15 @@ fn one_container(
 ) {
     let name = spec.name.clone();
     let start = Step::Start { name: name.clone() };
-    let found = observed
-        .containers
-        .get(&name)
-        .filter(|found| !on_network(found, fresh));
+    let found = observed.containers.get(&name).filter(|found| !on_network(found, fresh));
     let Some(found) = found else {
         plan.steps.extend([Step::Create { name }, start]);
         return;
     };
     match (replace_reason(spec, hash, found), &found.state) {
-        (Some(why), _) => plan.steps.extend([
-            Step::Replace {
-                name,
-                id: found.id.clone(),
-                why,
-            },
-            start,
-        ]),
+        (Some(why), _) => {
+            plan.steps.extend([Step::Replace { name, id: found.id.clone(), why }, start])
+        }
         (None, RunState::Running { .. }) => plan.unchanged.push(name),
         (None, RunState::Created | RunState::Exited { .. } | RunState::Odd(_)) => {
             plan.steps.push(start)
@@ -335,10 +298,7 @@ fn replace_reason(
 }
 
 fn on_network(found: &ObservedContainer, networks: &BTreeSet<&str>) -> bool {
-    found
-        .addresses
-        .keys()
-        .any(|name| networks.contains(name.as_str()))
+    found.addresses.keys().any(|name| networks.contains(name.as_str()))
 }
 
 /// Our networks that cannot be made because of somebody else's.
@@ -349,10 +309,7 @@ fn foreign_networks<'a>(
 ) -> BTreeSet<&'a str> {
     let mut blocked = BTreeSet::new();
     for spec in networks {
-        let ours = Subnet {
-            base: spec.subnet,
-            prefix: spec.prefix,
-        };
+        let ours = Subnet { base: spec.subnet, prefix: spec.prefix };
         let overlap = observed
             .foreign_networks
             .iter()
@@ -360,10 +317,7 @@ fn foreign_networks<'a>(
         let conflict = if observed.foreign_networks.contains_key(&spec.name) {
             ForeignConflict::Network(spec.name.clone())
         } else if let Some((taken_by, _)) = overlap {
-            ForeignConflict::Subnet {
-                network: spec.name.clone(),
-                taken_by: taken_by.clone(),
-            }
+            ForeignConflict::Subnet { network: spec.name.clone(), taken_by: taken_by.clone() }
         } else {
             continue;
         };

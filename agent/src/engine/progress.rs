@@ -80,9 +80,7 @@ impl Image {
     fn bytes(&self) -> (u64, u64) {
         self.layers
             .values()
-            .fold((0, 0), |(current, total), layer| {
-                (current + layer.current, total + layer.total)
-            })
+            .fold((0, 0), |(current, total), layer| (current + layer.current, total + layer.total))
     }
 
     fn layers_done(&self) -> usize {
@@ -141,11 +139,7 @@ struct Bars {
 impl Bars {
     fn new() -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        Self {
-            all,
-            images: BTreeMap::new(),
-            layers: BTreeMap::new(),
-        }
+        Self { all, images: BTreeMap::new(), layers: BTreeMap::new() }
     }
 
     fn show(&mut self, event: &PullEvent, image: &Image) {
@@ -265,12 +259,7 @@ mod tests {
                 PullNews::Done,
             ];
             for news in all {
-                tell.send(PullEvent {
-                    image: image.clone(),
-                    news,
-                })
-                .await
-                .expect("open");
+                tell.send(PullEvent { image: image.clone(), news }).await.expect("open");
             }
             drop(tell);
             show(news, how).await;

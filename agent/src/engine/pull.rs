@@ -72,11 +72,7 @@ impl PullErrors {
     /// The one that decides what happens next: a final one before one that
     /// time may heal.
     pub fn worst(&self) -> &EngineError {
-        let worst = self
-            .0
-            .iter()
-            .find(|error| error.is_permanent())
-            .or(self.0.first());
+        let worst = self.0.iter().find(|error| error.is_permanent()).or(self.0.first());
         worst.expect("made of at least one error")
     }
 }
@@ -112,11 +108,7 @@ pub async fn pull_all(
             Err(error) => failed.push(error),
         }
     }
-    if failed.is_empty() {
-        Ok(pulled)
-    } else {
-        Err(PullErrors(failed))
-    }
+    if failed.is_empty() { Ok(pulled) } else { Err(PullErrors(failed)) }
 }
 
 async fn pull_one(
@@ -127,24 +119,16 @@ async fn pull_one(
 ) -> Result<Pulled, EngineError> {
     // Progress is dropped rather than waited for when the reader is slow; the
     // turning points are not.
-    let tell = |news: PullNews| PullEvent {
-        image: image.clone(),
-        news,
-    };
+    let tell = |news: PullNews| PullEvent { image: image.clone(), news };
     if let Some(facts) = engine.image(image).await? {
         let _ = news.send(tell(PullNews::Present)).await;
-        return Ok(Pulled {
-            reference: image.clone(),
-            facts,
-        });
+        return Ok(Pulled { reference: image.clone(), facts });
     }
     let facts = retry("pull image", ATTEMPTS, backoff(), async || {
         let _ = news.send(tell(PullNews::Started)).await;
         let login = login(image, tokens).await?;
         let pulled = engine
-            .pull(image, login.as_ref(), |layer| {
-                drop(news.try_send(tell(PullNews::Layer(layer))))
-            })
+            .pull(image, login.as_ref(), |layer| drop(news.try_send(tell(PullNews::Layer(layer)))))
             .await;
         let turn = match &pulled {
             Ok(_) => PullNews::Done,
@@ -154,10 +138,7 @@ async fn pull_one(
         pulled
     })
     .await?;
-    Ok(Pulled {
-        reference: image.clone(),
-        facts,
-    })
+    Ok(Pulled { reference: image.clone(), facts })
 }
 
 /// The VM's own access token for Google's registries, nothing for others.
@@ -177,8 +158,5 @@ pub async fn login(
             found,
         )
     })?;
-    Ok(Some(RegistryLogin {
-        user: TOKEN_USER.to_owned(),
-        password: Secret::from(token.as_str()),
-    }))
+    Ok(Some(RegistryLogin { user: TOKEN_USER.to_owned(), password: Secret::from(token.as_str()) }))
 }

@@ -39,22 +39,13 @@ impl Site {
         logs: LogDriver,
     ) -> Result<Self, EngineError> {
         let hasher = SpecHasher::open(state)?;
-        Ok(Self {
-            node,
-            release,
-            logs,
-            hasher,
-            files: Files::new(state),
-        })
+        Ok(Self { node, release, logs, hasher, files: Files::new(state) })
     }
 
     /// The same place for another release.
     #[must_use]
     pub fn for_release(&self, release: ReleaseId) -> Self {
-        Self {
-            release,
-            ..self.clone()
-        }
+        Self { release, ..self.clone() }
     }
 
     /// The node.

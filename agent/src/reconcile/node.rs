@@ -13,6 +13,7 @@ use super::local::{self, Disk};
 use super::part::Sight;
 use super::probe::Prober;
 use super::setup::Setup;
+use super::shots::Shots;
 use crate::backends::Probes;
 use crate::board::{Board, Front};
 use crate::config::Settings;
@@ -20,7 +21,6 @@ use crate::dify::stack::{Machine, Stack};
 use crate::engine::spec::ContainerSpec;
 use crate::engine::{Engine, ObservedContainer, RunState, Site, SpecHash};
 use crate::gate::Gate;
-use super::shots::Shots;
 
 /// An agent that took over running containers says what it sees after this
 /// long at the latest: a few rounds of probes.
@@ -83,8 +83,20 @@ pub struct Parts {
 impl Node {
     /// A node; hashes every spec once.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { settings, stack, machine, engine, site, gate, board, tasks, probes, disk, setup, guarded } =
-            parts;
+        let Parts {
+            settings,
+            stack,
+            machine,
+            engine,
+            site,
+            gate,
+            board,
+            tasks,
+            probes,
+            disk,
+            setup,
+            guarded,
+        } = parts;
         let hashes =
             stack.containers.iter().map(|spec| (spec.name.clone(), site.hash(spec))).collect();
         Arc::new(Self {

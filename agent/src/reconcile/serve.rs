@@ -16,8 +16,8 @@ use super::act::Actor;
 use super::node::Node;
 use super::part::{Answer, Record, Sight};
 use super::plan::{Part, Seen, plan};
-use crate::engine::spec::{ContainerSpec, Probe};
 use crate::engine::Observed;
+use crate::engine::spec::{ContainerSpec, Probe};
 
 /// A round at least this often; probes that are due are asked then.
 const PERIOD: Duration = Duration::from_millis(250);

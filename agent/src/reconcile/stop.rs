@@ -30,8 +30,7 @@ pub fn groups(stack: Option<&Stack>, observed: &Observed) -> Vec<Vec<Halt>> {
     let mut groups: BTreeMap<u32, Vec<Halt>> = BTreeMap::new();
     let running = observed.containers.iter().filter(|(_, seen)| seen.state.is_running());
     for (name, _) in running {
-        let spec =
-            stack.and_then(|stack| stack.containers.iter().find(|spec| spec.name == *name));
+        let spec = stack.and_then(|stack| stack.containers.iter().find(|spec| spec.name == *name));
         let (order, signal, grace) = spec.map_or((0, None, UNKNOWN_GRACE), |spec| {
             (spec.stop_order, spec.stop_signal.clone(), spec.stop_timeout)
         });

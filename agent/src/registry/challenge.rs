@@ -31,11 +31,7 @@ impl Asked {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let mut challenge = Challenge {
-            realm: String::new(),
-            service: None,
-            scope: None,
-        };
+        let mut challenge = Challenge { realm: String::new(), service: None, scope: None };
         for (key, value) in parameters(rest) {
             match key.to_ascii_lowercase().as_str() {
                 "realm" => challenge.realm = value,
@@ -78,27 +74,16 @@ mod tests {
         };
         assert_eq!(Asked::parse(hub), Some(Asked::Bearer(expected)));
         assert_eq!(Asked::parse("Basic realm=\"x\""), Some(Asked::Basic));
-        let bare = Challenge {
-            realm: "http://x/t".into(),
-            service: None,
-            scope: None,
-        };
+        let bare = Challenge { realm: "http://x/t".into(), service: None, scope: None };
         assert_eq!(
             Asked::parse("bearer realm=http://x/t, error=\"invalid\""),
             Some(Asked::Bearer(bare))
         );
-        for none in [
-            "",
-            "Negotiate",
-            "Bearer",
-            "Bearer service=\"x\"",
-            "Bearer realm=\"unterminated",
-        ] {
+        for none in
+            ["", "Negotiate", "Bearer", "Bearer service=\"x\"", "Bearer realm=\"unterminated"]
+        {
             let parsed = Asked::parse(none);
-            assert!(
-                parsed.is_none() || none.contains("unterminated"),
-                "{none:?} gave {parsed:?}"
-            );
+            assert!(parsed.is_none() || none.contains("unterminated"), "{none:?} gave {parsed:?}");
         }
     }
 }

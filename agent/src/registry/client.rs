@@ -196,11 +196,7 @@ impl Registry {
                 });
             }
             status => {
-                return Err(RegistryError::Status {
-                    host,
-                    status,
-                    asked: path,
-                });
+                return Err(RegistryError::Status { host, status, asked: path });
             }
         }
         let named = header(answer.headers(), "docker-content-digest");
@@ -222,16 +218,9 @@ impl Registry {
             .split(", ")
             .any(|known| known == media_type.split(';').next().unwrap_or_default());
         if !is_manifest {
-            return Err(RegistryError::Odd {
-                host,
-                what: "something that is no image manifest",
-            });
+            return Err(RegistryError::Odd { host, what: "something that is no image manifest" });
         }
-        Ok(Resolved {
-            digest: found,
-            media_type,
-            size: body.len() as u64,
-        })
+        Ok(Resolved { digest: found, media_type, size: body.len() as u64 })
     }
 
     /// Once without a token, then once with the one that was asked for.
@@ -267,10 +256,7 @@ impl Registry {
             return Ok(None);
         };
         let host = image.host().to_owned();
-        let token = tokens
-            .token()
-            .await
-            .map_err(|source| RegistryError::Token { host, source })?;
+        let token = tokens.token().await.map_err(|source| RegistryError::Token { host, source })?;
         Ok(Some(Secret::from(token.as_str())))
     }
 
@@ -281,10 +267,7 @@ impl Registry {
         own: Option<&Secret>,
     ) -> Result<Secret, RegistryError> {
         let host = image.host().to_owned();
-        let odd = |what| RegistryError::Odd {
-            host: host.clone(),
-            what,
-        };
+        let odd = |what| RegistryError::Odd { host: host.clone(), what };
         let mut realm = reqwest::Url::parse(&challenge.realm)
             .map_err(|_| odd("a challenge without a valid realm"))?;
         // A token goes in and another comes out: in the clear only on this machine.
@@ -292,20 +275,15 @@ impl Registry {
             return Err(odd("a challenge that wants a token fetched without TLS"));
         }
         let default_scope = format!("repository:{}:pull", image.path());
-        realm.query_pairs_mut().append_pair(
-            "scope",
-            challenge.scope.as_deref().unwrap_or(&default_scope),
-        );
+        realm
+            .query_pairs_mut()
+            .append_pair("scope", challenge.scope.as_deref().unwrap_or(&default_scope));
         if let Some(service) = &challenge.service {
             realm.query_pairs_mut().append_pair("service", service);
         }
         // Google's own token service, and no other, gets the VM's token.
         let same_host = realm.host_str() == Some(image.host_name());
-        let client = if image.is_loopback() {
-            &self.near
-        } else {
-            &self.far
-        };
+        let client = if image.is_loopback() { &self.near } else { &self.far };
         let mut request = client.get(realm);
         if let Some(own) = own.filter(|_| same_host) {
             request = request.basic_auth("oauth2accesstoken", Some(own.expose_secret()));
@@ -339,19 +317,11 @@ impl Registry {
         path: &str,
         bearer: Option<&Secret>,
     ) -> Result<reqwest::Response, RegistryError> {
-        let host = if image.host() == DOCKER_HUB {
-            DOCKER_HUB_API
-        } else {
-            image.host()
-        };
-        let (scheme, client) = if image.is_loopback() {
-            ("http", &self.near)
-        } else {
-            ("https", &self.far)
-        };
-        let mut request = client
-            .request(method, format!("{scheme}://{host}{path}"))
-            .header(ACCEPT, MANIFESTS);
+        let host = if image.host() == DOCKER_HUB { DOCKER_HUB_API } else { image.host() };
+        let (scheme, client) =
+            if image.is_loopback() { ("http", &self.near) } else { ("https", &self.far) };
+        let mut request =
+            client.request(method, format!("{scheme}://{host}{path}")).header(ACCEPT, MANIFESTS);
         if let Some(bearer) = bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.expose_secret()));
         }
@@ -391,10 +361,7 @@ async fn bounded(
             return Ok(body);
         };
         if body.len() + chunk.len() > largest {
-            return Err(RegistryError::Odd {
-                host: host(),
-                what: "more than an answer can have",
-            });
+            return Err(RegistryError::Odd { host: host(), what: "more than an answer can have" });
         }
         body.extend_from_slice(&chunk);
     }

@@ -59,10 +59,7 @@ impl Reference {
     /// `library/` are left out there.
     pub fn familiar_repository(&self) -> String {
         if self.host == DOCKER_HUB {
-            self.path
-                .strip_prefix("library/")
-                .unwrap_or(&self.path)
-                .to_owned()
+            self.path.strip_prefix("library/").unwrap_or(&self.path).to_owned()
         } else {
             self.repository()
         }
@@ -71,12 +68,7 @@ impl Reference {
     /// The same repository pinned to `digest`, without a tag.
     #[must_use]
     pub fn pinned(&self, digest: Digest) -> Self {
-        Self {
-            host: self.host.clone(),
-            path: self.path.clone(),
-            tag: None,
-            digest: Some(digest),
-        }
+        Self { host: self.host.clone(), path: self.path.clone(), tag: None, digest: Some(digest) }
     }
 
     /// What the registry is asked for: the digest, else the tag.
@@ -93,20 +85,16 @@ impl Reference {
     /// Registry expect it (`HOST/PROJECT/REPO/library/redis`).
     pub fn mirrored(&self, mirror: &str) -> Result<Self, InvalidReference> {
         let suffix = match (&self.tag, &self.digest) {
-            (tag, Some(digest)) => format!(
-                "{}@{digest}",
-                tag.as_ref().map_or(String::new(), |tag| format!(":{tag}"))
-            ),
+            (tag, Some(digest)) => {
+                format!("{}@{digest}", tag.as_ref().map_or(String::new(), |tag| format!(":{tag}")))
+            }
             (Some(tag), None) => format!(":{tag}"),
             (None, None) => String::new(),
         };
         let mirror = mirror.trim_end_matches('/');
         if !is_host(mirror.split('/').next().unwrap_or_default()) {
             let why = "a mirror starts with a registry host, such as europe-west3-docker.pkg.dev/PROJECT/REPOSITORY";
-            return Err(InvalidReference {
-                found: mirror.to_owned(),
-                why,
-            });
+            return Err(InvalidReference { found: mirror.to_owned(), why });
         }
         format!("{mirror}/{}{suffix}", self.path).parse()
     }
@@ -122,10 +110,7 @@ impl Reference {
     /// Docker speaks plain HTTP to registries on the loopback only (moby
     /// `registry/config.go`: 127.0.0.0/8 and ::1 are insecure by default).
     pub fn is_loopback(&self) -> bool {
-        let name = self
-            .host_name()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
+        let name = self.host_name().trim_start_matches('[').trim_end_matches(']');
         name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 
@@ -150,15 +135,11 @@ fn is_valid_host(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((ip, rest)) if ip.parse::<IpAddr>().is_ok() => ("v6", rest.strip_prefix(':')),
         Some(_) => return false,
-        None => host
-            .split_once(':')
-            .map_or((host, None), |(name, port)| (name, Some(port))),
+        None => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
     };
     let label = |label: &str| {
         !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -178,19 +159,14 @@ fn is_tag(tag: &str) -> bool {
     !tag.is_empty()
         && tag.len() <= 128
         && !tag.starts_with(['.', '-'])
-        && tag
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 impl FromStr for Reference {
     type Err = InvalidReference;
 
     fn from_str(text: &str) -> Result<Self, InvalidReference> {
-        let invalid = |why| InvalidReference {
-            found: text.chars().take(200).collect(),
-            why,
-        };
+        let invalid = |why| InvalidReference { found: text.chars().take(200).collect(), why };
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
                 let digest = digest
@@ -209,27 +185,19 @@ impl FromStr for Reference {
             _ => (rest, None),
         };
         if tag.is_some_and(|tag| !is_tag(tag)) {
-            return Err(invalid(
-                "a tag is up to 128 letters, digits, '.', '_' and '-'",
-            ));
+            return Err(invalid("a tag is up to 128 letters, digits, '.', '_' and '-'"));
         }
         let (host, path) = match name.split_once('/') {
             Some((first, path)) if is_host(first) => {
                 // Docker's old name for its registry.
-                let host = if first == "index.docker.io" {
-                    DOCKER_HUB
-                } else {
-                    first
-                };
+                let host = if first == "index.docker.io" { DOCKER_HUB } else { first };
                 (host, path.to_owned())
             }
             Some(_) => (DOCKER_HUB, name.to_owned()),
             None => (DOCKER_HUB, format!("library/{name}")),
         };
         if !is_valid_host(host) {
-            return Err(invalid(
-                "the registry host is not a host name with an optional port",
-            ));
+            return Err(invalid("the registry host is not a host name with an optional port"));
         }
         let path = if host == DOCKER_HUB && !path.contains('/') {
             format!("library/{path}")
@@ -246,12 +214,7 @@ impl FromStr for Reference {
             (None, Some(_)) => None,
             (None, None) => Some("latest".to_owned()),
         };
-        Ok(Self {
-            host: host.to_owned(),
-            path,
-            tag,
-            digest,
-        })
+        Ok(Self { host: host.to_owned(), path, tag, digest })
     }
 }
 
@@ -295,17 +258,9 @@ mod tests {
                 "docker.io/langgenius/dify-api:1.14.2",
                 "langgenius/dify-api",
             ),
-            (
-                "127.0.0.1:5000/a/b:c",
-                "127.0.0.1:5000/a/b:c",
-                "127.0.0.1:5000/a/b",
-            ),
+            ("127.0.0.1:5000/a/b:c", "127.0.0.1:5000/a/b:c", "127.0.0.1:5000/a/b"),
             ("localhost/a", "localhost/a:latest", "localhost/a"),
-            (
-                "localhost:5000/a",
-                "localhost:5000/a:latest",
-                "localhost:5000/a",
-            ),
+            ("localhost:5000/a", "localhost:5000/a:latest", "localhost:5000/a"),
             ("[::1]:5000/a:b", "[::1]:5000/a:b", "[::1]:5000/a"),
             ("gcr.io/p/x:1", "gcr.io/p/x:1", "gcr.io/p/x"),
             // Upper case can only be a host.
@@ -317,10 +272,7 @@ mod tests {
             assert_eq!(reference(printed), parsed, "printing is stable");
         }
         let pinned = reference(&format!("a/b:1@sha256:{HEX}"));
-        assert_eq!(
-            (pinned.tag(), pinned.target()),
-            (Some("1"), format!("sha256:{HEX}").as_str())
-        );
+        assert_eq!((pinned.tag(), pinned.target()), (Some("1"), format!("sha256:{HEX}").as_str()));
         assert_eq!(reference(&format!("a/b@sha256:{HEX}")).tag(), None);
     }
 
@@ -350,31 +302,18 @@ mod tests {
     fn mirrors_keep_path_tag_and_digest() {
         let mirror = "europe-west3-docker.pkg.dev/p/dockerhub/";
         for (text, expected) in [
-            (
-                "redis:7",
-                "europe-west3-docker.pkg.dev/p/dockerhub/library/redis:7",
-            ),
+            ("redis:7", "europe-west3-docker.pkg.dev/p/dockerhub/library/redis:7"),
             (
                 "langgenius/dify-web:1",
                 "europe-west3-docker.pkg.dev/p/dockerhub/langgenius/dify-web:1",
             ),
-            (
-                "127.0.0.1:5000/a/b:c",
-                "europe-west3-docker.pkg.dev/p/dockerhub/a/b:c",
-            ),
+            ("127.0.0.1:5000/a/b:c", "europe-west3-docker.pkg.dev/p/dockerhub/a/b:c"),
         ] {
-            assert_eq!(
-                reference(text).mirrored(mirror).expect(text).to_string(),
-                expected
-            );
+            assert_eq!(reference(text).mirrored(mirror).expect(text).to_string(), expected);
         }
-        let pinned = reference(&format!("a/b:1@sha256:{HEX}"))
-            .mirrored("m.example:443/x")
-            .expect("valid");
-        assert_eq!(
-            pinned.to_string(),
-            format!("m.example:443/x/a/b:1@sha256:{HEX}")
-        );
+        let pinned =
+            reference(&format!("a/b:1@sha256:{HEX}")).mirrored("m.example:443/x").expect("valid");
+        assert_eq!(pinned.to_string(), format!("m.example:443/x/a/b:1@sha256:{HEX}"));
         assert!(reference("a/b").mirrored("no-host/x").is_err());
     }
 
@@ -394,11 +333,7 @@ mod tests {
             ("redis", false, false),
         ] {
             let parsed = reference(text);
-            assert_eq!(
-                (parsed.is_loopback(), parsed.is_google()),
-                (loopback, google),
-                "{text}"
-            );
+            assert_eq!((parsed.is_loopback(), parsed.is_google()), (loopback, google), "{text}");
         }
     }
 }

@@ -19,18 +19,14 @@ enum State {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State::Running {
-            ahead: Duration::ZERO,
-        })))
+        Self(Arc::new(Mutex::new(State::Running { ahead: Duration::ZERO })))
     }
 }
 
 impl Clock {
     /// A clock that stands at `seconds` since the Unix epoch until it is advanced: every answer repeats byte by byte.
     pub fn stopped_at(seconds: u64) -> Self {
-        Self(Arc::new(Mutex::new(State::Stopped {
-            at: Duration::from_secs(seconds),
-        })))
+        Self(Arc::new(Mutex::new(State::Stopped { at: Duration::from_secs(seconds) })))
     }
 
     /// Lets `by` pass at once.
@@ -70,11 +66,7 @@ pub(crate) fn rfc3339(since_epoch: Duration) -> String {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
     let milliseconds = since_epoch.subsec_millis();

@@ -45,13 +45,7 @@ pub struct Fault {
 impl Fault {
     /// Every call, until cleared.
     pub fn new(effect: Effect) -> Self {
-        Self {
-            effect,
-            service: None,
-            method: None,
-            path: None,
-            left: None,
-        }
+        Self { effect, service: None, method: None, path: None, left: None }
     }
 
     /// Only calls of this service.
@@ -86,10 +80,7 @@ impl Fault {
         self.left != Some(0)
             && self.service.is_none_or(|wanted| wanted == service)
             && self.method.as_ref().is_none_or(|wanted| wanted == method)
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|part| target.contains(part.as_str()))
+            && self.path.as_ref().is_none_or(|part| target.contains(part.as_str()))
     }
 }
 
@@ -123,16 +114,8 @@ impl Faults {
     /// Puts a fault in place; it acts from the next request on.
     pub fn inject(&self, fault: Fault) -> FaultHandle {
         let (cleared, hits) = (CancellationToken::new(), Arc::default());
-        locked(&self.0).push(Placed {
-            fault,
-            cleared: cleared.clone(),
-            hits: Arc::clone(&hits),
-        });
-        FaultHandle {
-            all: self.clone(),
-            cleared,
-            hits,
-        }
+        locked(&self.0).push(Placed { fault, cleared: cleared.clone(), hits: Arc::clone(&hits) });
+        FaultHandle { all: self.clone(), cleared, hits }
     }
 
     /// Ends every fault; hanging calls go on.
@@ -144,17 +127,12 @@ impl Faults {
 
     pub(crate) fn strike(&self, service: Service, method: &Method, target: &str) -> Option<Struck> {
         let mut all = locked(&self.0);
-        let placed = all
-            .iter_mut()
-            .find(|placed| placed.fault.matches(service, method, target))?;
+        let placed = all.iter_mut().find(|placed| placed.fault.matches(service, method, target))?;
         if let Some(left) = &mut placed.fault.left {
             *left -= 1;
         }
         *locked(&placed.hits) += 1;
-        Some(Struck {
-            effect: placed.fault.effect,
-            cleared: placed.cleared.clone(),
-        })
+        Some(Struck { effect: placed.fault.effect, cleared: placed.cleared.clone() })
     }
 }
 
@@ -178,26 +156,17 @@ mod tests {
     #[test]
     fn the_first_matching_fault_that_is_not_used_up_decides() {
         let faults = Faults::default();
-        let twice = faults.inject(
-            Fault::new(Effect::Status(503))
-                .on(Service::Storage)
-                .path("/o/a")
-                .times(2),
-        );
+        let twice = faults
+            .inject(Fault::new(Effect::Status(503)).on(Service::Storage).path("/o/a").times(2));
         faults.inject(Fault::new(Effect::Hang).method(Method::DELETE));
         let strike = |service, method: Method, target| {
-            faults
-                .strike(service, &method, target)
-                .map(|struck| struck.effect)
+            faults.strike(service, &method, target).map(|struck| struck.effect)
         };
         assert_eq!(
             strike(Service::Storage, Method::GET, "/storage/v1/b/x/o/a"),
             Some(Effect::Status(503))
         );
-        assert_eq!(
-            strike(Service::Token, Method::GET, "/storage/v1/b/x/o/a"),
-            None
-        );
+        assert_eq!(strike(Service::Token, Method::GET, "/storage/v1/b/x/o/a"), None);
         assert_eq!(
             strike(Service::Storage, Method::DELETE, "/storage/v1/b/x/o/a"),
             Some(Effect::Status(503))
@@ -208,9 +177,6 @@ mod tests {
         );
         assert_eq!(twice.hits(), 2);
         faults.clear();
-        assert_eq!(
-            strike(Service::Storage, Method::DELETE, "/storage/v1/b/x/o/a"),
-            None
-        );
+        assert_eq!(strike(Service::Storage, Method::DELETE, "/storage/v1/b/x/o/a"), None);
     }
 }

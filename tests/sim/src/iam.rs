@@ -54,25 +54,17 @@ pub(crate) enum Caller {
 
 impl Iam {
     pub(crate) fn new(clock: Clock, lifetime: Duration) -> Self {
-        Self {
-            clock,
-            lifetime,
-            state: Arc::default(),
-        }
+        Self { clock, lifetime, state: Arc::default() }
     }
 
     /// Takes a permission such as `secretmanager.versions.access` or `storage.objects.create` from a service account.
     pub fn deny(&self, email: &str, permission: &str) {
-        locked(&self.state)
-            .denied
-            .insert((email.to_owned(), permission.to_owned()));
+        locked(&self.state).denied.insert((email.to_owned(), permission.to_owned()));
     }
 
     /// Gives a permission back.
     pub fn allow(&self, email: &str, permission: &str) {
-        locked(&self.state)
-            .denied
-            .remove(&(email.to_owned(), permission.to_owned()));
+        locked(&self.state).denied.remove(&(email.to_owned(), permission.to_owned()));
     }
 
     /// Makes every token issued so far unknown, as when a service account is disabled and enabled again.
@@ -90,13 +82,7 @@ impl Iam {
         let mut state = locked(&self.state);
         state.issued += 1;
         let token = format!("ya29.sim-{:06}-{email}", state.issued);
-        state.tokens.insert(
-            token.clone(),
-            Token {
-                email: email.to_owned(),
-                expires,
-            },
-        );
+        state.tokens.insert(token.clone(), Token { email: email.to_owned(), expires });
         Issued { token, expires }
     }
 
@@ -119,9 +105,7 @@ impl Iam {
     }
 
     pub(crate) fn may(&self, email: &str, permission: &str) -> bool {
-        !locked(&self.state)
-            .denied
-            .contains(&(email.to_owned(), permission.to_owned()))
+        !locked(&self.state).denied.contains(&(email.to_owned(), permission.to_owned()))
     }
 }
 

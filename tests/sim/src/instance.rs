@@ -98,10 +98,7 @@ impl fmt::Display for MaintenanceEvent {
 
 impl InstanceHandle {
     pub(crate) fn start(listener: TcpListener, metadata: Arc<Metadata>) -> io::Result<Self> {
-        Ok(Self {
-            server: Server::start(listener, Arc::clone(&metadata) as _)?,
-            metadata,
-        })
+        Ok(Self { server: Server::start(listener, Arc::clone(&metadata) as _)?, metadata })
     }
 
     /// `ip:port`, the value of `GCE_METADATA_HOST`.

@@ -106,16 +106,8 @@ impl Answer for Metadata {
 
 impl Metadata {
     pub(crate) fn new(common: Arc<Common>, instance: Instance) -> Self {
-        let state = State {
-            instance,
-            guest: Guest::default(),
-            token: None,
-        };
-        Self {
-            common,
-            state: Mutex::new(state),
-            waiting: AtomicUsize::new(0),
-        }
+        let state = State { instance, guest: Guest::default(), token: None };
+        Self { common, state: Mutex::new(state), waiting: AtomicUsize::new(0) }
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Instance)) {
@@ -146,11 +138,7 @@ impl Metadata {
         match parts.as_slice() {
             // The root answers without the header: Google's libraries use it to find out where they run.
             [] => {
-                return wire::reply(
-                    StatusCode::OK,
-                    "application/text",
-                    "0.1/\ncomputeMetadata/\n",
-                );
+                return wire::reply(StatusCode::OK, "application/text", "0.1/\ncomputeMetadata/\n");
             }
             _ if call.header("x-forwarded-for").is_some() => {
                 return page(
@@ -159,10 +147,7 @@ impl Metadata {
                 );
             }
             _ if call.header("metadata-flavor") != Some("Google") => {
-                return page(
-                    StatusCode::FORBIDDEN,
-                    "Missing Metadata-Flavor:Google header.",
-                );
+                return page(StatusCode::FORBIDDEN, "Missing Metadata-Flavor:Google header.");
             }
             ["computeMetadata"] => return wire::reply(StatusCode::OK, "application/text", "v1/\n"),
             _ => {}
@@ -181,22 +166,14 @@ impl Metadata {
             if call.method != Method::GET && call.method != Method::HEAD {
                 return self.write_guest(call, rest);
             }
-            if !locked(&self.state)
-                .guest
-                .within_rate(self.common.clock.now())
-            {
+            if !locked(&self.state).guest.within_rate(self.common.clock.now()) {
                 return page(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable");
             }
         }
         if call.method != Method::GET && call.method != Method::HEAD {
             return page(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         }
-        if let [
-            "instance",
-            "service-accounts",
-            account,
-            leaf @ ("token" | "identity"),
-        ] = place
+        if let ["instance", "service-accounts", account, leaf @ ("token" | "identity")] = place
             && !call.path.ends_with('/')
         {
             return self.credential(call, account, leaf);
@@ -211,10 +188,7 @@ impl Metadata {
             Ok(found) => found,
             Err(reply) => return *reply,
         };
-        if call
-            .query("wait_for_change")
-            .is_none_or(|value| !value.eq_ignore_ascii_case("true"))
-        {
+        if call.query("wait_for_change").is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
             return first.reply();
         }
         let known = call.query("last_etag").unwrap_or(&first.etag).to_owned();
@@ -249,23 +223,13 @@ impl Metadata {
         let document = {
             let attributes = locked(&self.common.attributes).clone();
             let state = locked(&self.state);
-            tree::document(
-                &self.common.project,
-                &attributes,
-                &state.instance,
-                &state.guest,
-            )
+            tree::document(&self.common.project, &attributes, &state.instance, &state.guest)
         };
         let node = document.at(place).ok_or_else(|| Box::new(not_found()))?;
-        let flag = |name: &str| {
-            call.query(name)
-                .is_some_and(|value| value.eq_ignore_ascii_case("true"))
-        };
-        let (slash, recursive, as_json) = (
-            call.path.ends_with('/'),
-            flag("recursive"),
-            call.query("alt") == Some("json"),
-        );
+        let flag =
+            |name: &str| call.query(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let (slash, recursive, as_json) =
+            (call.path.ends_with('/'), flag("recursive"), call.query("alt") == Some("json"));
         if node.is_directory() && !slash {
             let query = call
                 .target
@@ -273,11 +237,7 @@ impl Metadata {
                 .map(|(_, query)| format!("?{query}"))
                 .unwrap_or_default();
             let mut reply = page(StatusCode::MOVED_PERMANENTLY, "Moved Permanently");
-            wire::set(
-                &mut reply,
-                "location",
-                &format!("{}{}/{query}", call.origin(), call.path),
-            );
+            wire::set(&mut reply, "location", &format!("{}{}/{query}", call.origin(), call.path));
             return Err(Box::new(reply));
         }
         if (!node.is_directory() && slash) || *node == Node::Hidden {
@@ -298,17 +258,11 @@ impl Metadata {
         } else {
             (node.json().to_string(), "application/json")
         };
-        let digest = Sha256::new()
-            .chain_update([u8::from(recursive)])
-            .chain_update(&body)
-            .finalize();
+        let digest =
+            Sha256::new().chain_update([u8::from(recursive)]).chain_update(&body).finalize();
         let head = digest[..8].try_into().expect("a digest has 32 bytes");
         let etag = format!("{:016x}", u64::from_be_bytes(head));
-        Ok(Found {
-            body,
-            content_type,
-            etag,
-        })
+        Ok(Found { body, content_type, etag })
     }
 
     fn guest_attributes_enabled(&self) -> bool {
@@ -364,17 +318,11 @@ impl Found {
 }
 
 fn not_found() -> Reply {
-    page(
-        StatusCode::NOT_FOUND,
-        "The requested URL was not found on this server.",
-    )
+    page(StatusCode::NOT_FOUND, "The requested URL was not found on this server.")
 }
 
 fn page(status: StatusCode, text: &str) -> Reply {
-    let (code, reason) = (
-        status.as_u16(),
-        status.canonical_reason().unwrap_or("Error"),
-    );
+    let (code, reason) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
     let html = format!(
         "<!DOCTYPE html>\n<html lang=en>\n  <title>Error {code} ({reason})!!1</title>\n  \
          <p><b>{code}.</b> <ins>That\u{2019}s an error.</ins>\n  <p>{text}\n</html>\n"

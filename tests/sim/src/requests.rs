@@ -48,10 +48,7 @@ impl Requests {
             target: target.to_owned(),
             status: None,
         });
-        Arrived {
-            all: self.clone(),
-            index: all.len() - 1,
-        }
+        Arrived { all: self.clone(), index: all.len() - 1 }
     }
 }
 

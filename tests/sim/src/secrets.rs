@@ -67,9 +67,7 @@ struct Version {
 
 impl std::fmt::Debug for Version {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Version")
-            .field("state", &self.state)
-            .finish_non_exhaustive()
+        f.debug_struct("Version").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -85,28 +83,20 @@ impl VersionState {
 
 impl Secrets {
     pub(crate) fn new(project: Project, clock: Clock) -> Self {
-        Self {
-            project,
-            clock,
-            state: Arc::default(),
-        }
+        Self { project, clock, state: Arc::default() }
     }
 
     /// A secret without versions; one that is there stays as it is.
     pub fn create(&self, secret: &str) {
         let created = self.clock.now();
-        locked(&self.state)
-            .entry(tail(secret))
-            .or_insert_with(|| Secret::new(created));
+        locked(&self.state).entry(tail(secret)).or_insert_with(|| Secret::new(created));
     }
 
     /// Adds a version, creating the secret when it is missing. Returns the version's number.
     pub fn add_version(&self, secret: &str, data: impl Into<Bytes>) -> usize {
         let created = self.clock.now();
         let mut state = locked(&self.state);
-        let secret = state
-            .entry(tail(secret))
-            .or_insert_with(|| Secret::new(created));
+        let secret = state.entry(tail(secret)).or_insert_with(|| Secret::new(created));
         secret.add(data.into(), created)
     }
 
@@ -124,10 +114,7 @@ impl Secrets {
             .and_then(|secret| secret.versions.get_mut(version.checked_sub(1)?));
         found
             .map(|version| version.set(to, now))
-            .ok_or_else(|| UnknownVersion {
-                secret: secret.to_owned(),
-                version,
-            })
+            .ok_or_else(|| UnknownVersion { secret: secret.to_owned(), version })
     }
 
     /// Points an alias at a version.
@@ -141,10 +128,7 @@ impl Secrets {
         let found = state
             .get_mut(&tail(secret))
             .filter(|secret| (1..=secret.versions.len()).contains(&version));
-        let secret = found.ok_or_else(|| UnknownVersion {
-            secret: secret.to_owned(),
-            version,
-        })?;
+        let secret = found.ok_or_else(|| UnknownVersion { secret: secret.to_owned(), version })?;
         secret.aliases.insert(alias.to_owned(), version);
         Ok(())
     }
@@ -161,12 +145,7 @@ impl Secrets {
 
 impl Secret {
     fn new(created: Duration) -> Self {
-        Self {
-            created,
-            labels: BTreeMap::new(),
-            aliases: BTreeMap::new(),
-            versions: Vec::new(),
-        }
+        Self { created, labels: BTreeMap::new(), aliases: BTreeMap::new(), versions: Vec::new() }
     }
 
     fn add(&mut self, data: Bytes, created: Duration) -> usize {
@@ -183,14 +162,9 @@ impl Secret {
     fn resolve(&self, named: &str) -> Option<usize> {
         let number = match named {
             "latest" => self.versions.len(),
-            _ => named
-                .parse()
-                .ok()
-                .or_else(|| self.aliases.get(named).copied())?,
+            _ => named.parse().ok().or_else(|| self.aliases.get(named).copied())?,
         };
-        (1..=self.versions.len())
-            .contains(&number)
-            .then_some(number)
+        (1..=self.versions.len()).contains(&number).then_some(number)
     }
 }
 

@@ -51,9 +51,7 @@ struct Open {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -67,16 +65,9 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) fn start(listener: StdListener, answer: Arc<dyn Answer>) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            answer,
-            faults: Faults::default(),
-            requests: Requests::default(),
-        });
-        let server = Self {
-            address: listener.local_addr()?,
-            shared,
-            open: Mutex::new(None),
-        };
+        let shared =
+            Arc::new(Shared { answer, faults: Faults::default(), requests: Requests::default() });
+        let server = Self { address: listener.local_addr()?, shared, open: Mutex::new(None) };
         server.open_on(listener)?;
         Ok(server)
     }
@@ -163,9 +154,7 @@ impl Shared {
         let service = self.answer.service(request.uri().path());
         let head_only = request.method() == Method::HEAD;
         let mut call = Call::read(request).await?;
-        let arrived = self
-            .requests
-            .arrived(service, call.method.as_str(), &call.target);
+        let arrived = self.requests.arrived(service, call.method.as_str(), &call.target);
         let struck = self.faults.strike(service, &call.method, &call.target);
         let effect = struck.as_ref().map(|struck| struck.effect);
         match effect {

@@ -29,10 +29,7 @@ pub(crate) struct Signer {
 
 impl Signer {
     pub(crate) fn new() -> Self {
-        let body: String = KEY_PEM
-            .lines()
-            .filter(|line| !line.starts_with("-----"))
-            .collect();
+        let body: String = KEY_PEM.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = STANDARD.decode(body).expect("the baked key is PEM");
         Self {
             key: RsaKeyPair::from_pkcs8(&der).expect("the baked key is an RSA key in PKCS#8"),
@@ -46,12 +43,7 @@ impl Signer {
         let signed = format!("{}.{}", encoded(&header), encoded(claims));
         let mut signature = vec![0; self.key.public().modulus_len()];
         self.key
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &self.random,
-                signed.as_bytes(),
-                &mut signature,
-            )
+            .sign(&RSA_PKCS1_SHA256, &self.random, signed.as_bytes(), &mut signature)
             .expect("the buffer has the modulus' length");
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
@@ -63,9 +55,7 @@ impl Signer {
         let (_, claims) = signed.split_once('.')?;
         let public =
             UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, self.key.public().as_ref());
-        public
-            .verify(signed.as_bytes(), &decoded(signature)?)
-            .ok()?;
+        public.verify(signed.as_bytes(), &decoded(signature)?).ok()?;
         serde_json::from_slice(&decoded(claims)?).ok()
     }
 
@@ -113,10 +103,7 @@ mod tests {
         let signer = Signer::new();
         let jwt = signer.jwt(&json!({ "iss": "a@b" }));
         assert_eq!(signer.verified(&jwt), Some(json!({ "iss": "a@b" })));
-        assert_eq!(
-            signer.verified(&format!("{jwt}==")),
-            Some(json!({ "iss": "a@b" }))
-        );
+        assert_eq!(signer.verified(&format!("{jwt}==")), Some(json!({ "iss": "a@b" })));
         let (head, rest) = jwt.split_once('.').unwrap();
         let (_, signature) = rest.split_once('.').unwrap();
         let forged = format!("{head}.{}.{signature}", encoded(&json!({ "iss": "c@d" })));

@@ -74,10 +74,7 @@ pub struct Sim {
 
 impl Default for Project {
     fn default() -> Self {
-        Self {
-            id: "dify-sim".into(),
-            number: 415_104_041_262,
-        }
+        Self { id: "dify-sim".into(), number: 415_104_041_262 }
     }
 }
 
@@ -101,14 +98,7 @@ impl Sim {
         reason = "must run inside a runtime, which an async signature says"
     )]
     pub async fn start(options: SimOptions) -> io::Result<Self> {
-        let SimOptions {
-            bind,
-            port,
-            project,
-            clock,
-            token_lifetime,
-            anonymous_storage,
-        } = options;
+        let SimOptions { bind, port, project, clock, token_lifetime, anonymous_storage } = options;
         let listener = server::bind(SocketAddr::new(bind, port))?;
         let signer = Arc::new(Signer::new());
         let iam = Iam::new(clock.clone(), token_lifetime);
@@ -128,12 +118,7 @@ impl Sim {
             signer,
             clock,
         });
-        Ok(Self {
-            bind,
-            server: Server::start(listener, Arc::clone(&apis) as _)?,
-            apis,
-            common,
-        })
+        Ok(Self { bind, server: Server::start(listener, Arc::clone(&apis) as _)?, apis, common })
     }
 
     /// Where the shared services are.
@@ -163,10 +148,7 @@ impl Sim {
         instance: Instance,
         listener: TcpListener,
     ) -> io::Result<InstanceHandle> {
-        InstanceHandle::start(
-            listener,
-            Arc::new(Metadata::new(Arc::clone(&self.common), instance)),
-        )
+        InstanceHandle::start(listener, Arc::new(Metadata::new(Arc::clone(&self.common), instance)))
     }
 
     /// The project.
@@ -229,12 +211,7 @@ impl Sim {
     /// A Google-signed identity token (with `email`) for `audience`, issued now and good for `lifetime`.
     pub fn identity_token(&self, email: &str, audience: &str, lifetime: Duration) -> String {
         let now = self.common.clock.now().as_secs();
-        self.common.signer.jwt(&token::identity_claims(
-            email,
-            audience,
-            now,
-            lifetime.as_secs(),
-        ))
+        self.common.signer.jwt(&token::identity_claims(email, audience, now, lifetime.as_secs()))
     }
 
     /// Makes the shared services unreachable: the listener is closed, connections are cut. What they hold stays.

@@ -81,9 +81,7 @@ pub enum StateFileError {
 
 impl std::fmt::Debug for SecretVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SecretVersion")
-            .field("state", &self.state)
-            .finish_non_exhaustive()
+        f.debug_struct("SecretVersion").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -143,11 +141,7 @@ impl StateFile {
                 sim.storage().put(&bucket, &name, text);
             }
         }
-        for Denial {
-            account,
-            permission,
-        } in &self.denied
-        {
+        for Denial { account, permission } in &self.denied {
             sim.iam().deny(account, permission);
         }
         let mut instances = Vec::new();

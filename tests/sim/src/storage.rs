@@ -65,12 +65,7 @@ struct Bucket {
 
 impl Storage {
     pub(crate) fn new(project: Project, clock: Clock, anonymous: bool) -> Self {
-        Self {
-            project,
-            clock,
-            anonymous,
-            state: Arc::default(),
-        }
+        Self { project, clock, anonymous, state: Arc::default() }
     }
 
     /// Creates a bucket; one that is there stays as it is.

@@ -27,18 +27,11 @@ pub(crate) fn answer(call: &Call, iam: &Iam, signer: &Signer, clock: &Clock) -> 
         return reply;
     }
     if call.method != Method::POST {
-        return refuse(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "invalid_request",
-            "Only POST is allowed",
-        );
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "Only POST is allowed");
     }
     let form = wire::pairs(&String::from_utf8_lossy(&call.body));
-    let field = |name: &str| {
-        form.iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    };
+    let field =
+        |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     match field("grant_type") {
         None => {
             return refuse(
@@ -57,11 +50,7 @@ pub(crate) fn answer(call: &Call, iam: &Iam, signer: &Signer, clock: &Clock) -> 
         }
     }
     let Some(claims) = field("assertion").and_then(|assertion| signer.verified(assertion)) else {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "invalid_grant",
-            "Invalid JWT Signature.",
-        );
+        return refuse(StatusCode::BAD_REQUEST, "invalid_grant", "Invalid JWT Signature.");
     };
     let now = clock.now().as_secs();
     let time = |name: &str| claims[name].as_u64().unwrap_or_default();
@@ -113,14 +102,9 @@ pub(crate) fn identity_claims(email: &str, audience: &str, now: u64, lifetime: u
 
 /// The audience is the endpoint's own URL; we are known by several addresses, so only its path counts.
 fn audience_is_ours(claims: &Value) -> bool {
-    claims["aud"]
-        .as_str()
-        .is_some_and(|audience| audience.ends_with("/token"))
+    claims["aud"].as_str().is_some_and(|audience| audience.ends_with("/token"))
 }
 
 pub(crate) fn refuse(status: StatusCode, error: &str, description: &str) -> Reply {
-    wire::json(
-        status,
-        &json!({ "error": error, "error_description": description }),
-    )
+    wire::json(status, &json!({ "error": error, "error_description": description }))
 }

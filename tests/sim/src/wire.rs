@@ -41,23 +41,13 @@ pub(crate) type Body = BoxBody<Bytes, io::Error>;
 impl Call {
     pub(crate) async fn read(request: http::Request<Incoming>) -> io::Result<Self> {
         let (head, body) = request.into_parts();
-        let body = Limited::new(body, MAX_BODY)
-            .collect()
-            .await
-            .map_err(io::Error::other)?
-            .to_bytes();
+        let body =
+            Limited::new(body, MAX_BODY).collect().await.map_err(io::Error::other)?.to_bytes();
         let path = head.uri.path().to_owned();
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or_else(|| path.clone(), ToString::to_string);
+        let target = head.uri.path_and_query().map_or_else(|| path.clone(), ToString::to_string);
         Ok(Self {
             method: head.method,
-            segments: path
-                .split('/')
-                .filter(|segment| !segment.is_empty())
-                .map(decoded)
-                .collect(),
+            segments: path.split('/').filter(|segment| !segment.is_empty()).map(decoded).collect(),
             query: pairs(head.uri.query().unwrap_or_default()),
             path,
             target,
@@ -69,18 +59,12 @@ impl Call {
 
     /// First value of a query parameter.
     pub(crate) fn query(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// All values of a query parameter.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.query
-            .iter()
-            .filter(move |(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// A query parameter that is present and not empty, parsed; what does not parse counts as absent.
@@ -119,10 +103,7 @@ pub(crate) fn pairs(encoded: &str) -> Vec<(String, String)> {
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (
-                decoded(&key.replace('+', " ")),
-                decoded(&value.replace('+', " ")),
-            )
+            (decoded(&key.replace('+', " ")), decoded(&value.replace('+', " ")))
         })
         .collect()
 }
@@ -162,11 +143,7 @@ pub(crate) fn set(reply: &mut Reply, name: &str, value: &str) {
 
 /// The whole answer as it goes out.
 pub(crate) fn whole(reply: Reply) -> Response<Body> {
-    reply.map(|bytes| {
-        Full::new(bytes)
-            .map_err(|never: Infallible| match never {})
-            .boxed()
-    })
+    reply.map(|bytes| Full::new(bytes).map_err(|never: Infallible| match never {}).boxed())
 }
 
 /// The answer's head as if whole, its body cut by the connection after `keep` bytes.

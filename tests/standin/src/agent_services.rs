@@ -58,9 +58,7 @@ async fn keyed(
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<(), Failure> {
     let listener = listen("0.0.0.0", port).await?;
-    log::line(&format!(
-        "INFO:     Uvicorn running on http://0.0.0.0:{port}"
-    ));
+    log::line(&format!("INFO:     Uvicorn running on http://0.0.0.0:{port}"));
     let expected = token.map(|token| format!("Bearer {token}"));
     let host = image.env.or("HOSTNAME", "").to_owned();
     let handler = move |request: Request<Incoming>| {
@@ -76,23 +74,12 @@ async fn keyed(
         };
         async move { answer }
     };
-    serve(
-        listener,
-        Manners {
-            graceful,
-            ..Manners::RELAXED
-        },
-        stop,
-        handler,
-    )
-    .await;
+    serve(listener, Manners { graceful, ..Manners::RELAXED }, stop, handler).await;
     Ok(())
 }
 
 fn is_32_bytes(key: &str) -> bool {
-    URL_SAFE_NO_PAD
-        .decode(key)
-        .is_ok_and(|bytes| bytes.len() == 32)
+    URL_SAFE_NO_PAD.decode(key).is_ok_and(|bytes| bytes.len() == 32)
 }
 
 #[cfg(test)]

@@ -70,20 +70,13 @@ impl Baked {
 
     /// A time of the real image, at this image's scale.
     pub(crate) fn scaled(&self, real: Duration) -> Duration {
-        let slow = if self.fault == Fault::SlowStart {
-            10.0
-        } else {
-            1.0
-        };
+        let slow = if self.fault == Fault::SlowStart { 10.0 } else { 1.0 };
         real.mul_f64(self.scale * slow)
     }
 
     /// Whether a release of this image is at least `major.minor`.
     pub(crate) fn at_least(&self, major: u32, minor: u32) -> bool {
-        let mut parts = self
-            .release
-            .split('.')
-            .map(|part| part.parse::<u32>().unwrap_or(0));
+        let mut parts = self.release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
     }
 }
@@ -117,18 +110,13 @@ mod tests {
 
     #[test]
     fn head_closes_the_chain() {
-        let baked = Baked::read(&Env::with(&[
-            ("STANDIN_HEAD", "c"),
-            ("STANDIN_REVISIONS", "a, b"),
-        ]))
-        .unwrap();
+        let baked =
+            Baked::read(&Env::with(&[("STANDIN_HEAD", "c"), ("STANDIN_REVISIONS", "a, b")]))
+                .unwrap();
         assert_eq!(baked.revisions, ["a", "b", "c"]);
         assert!(
-            Baked::read(&Env::with(&[
-                ("STANDIN_HEAD", "a"),
-                ("STANDIN_REVISIONS", "a,b")
-            ]))
-            .is_err()
+            Baked::read(&Env::with(&[("STANDIN_HEAD", "a"), ("STANDIN_REVISIONS", "a,b")]))
+                .is_err()
         );
     }
 

@@ -52,9 +52,6 @@ async fn tick(settings: &Settings, host: &str) -> Result<(), Failure> {
         .arg(1)
         .query_async::<()>(&mut connection)
         .await?;
-    log::info(
-        "beat.py:271",
-        "Scheduler: Sending due task workflow_schedule_task",
-    );
+    log::info("beat.py:271", "Scheduler: Sending due task workflow_schedule_task");
     Ok(())
 }

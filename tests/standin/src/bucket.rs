@@ -43,12 +43,10 @@ impl Storage {
                 bucket.token().await.map_err(|e| e.while_doing("google.auth.exceptions.DefaultCredentialsError: Your default credentials were not found"))?;
                 Ok(Self::Bucket(bucket))
             }
-            "opendal" | "local" => Ok(Self::Local(PathBuf::from(
-                env.or("OPENDAL_FS_ROOT", "/app/api/storage"),
-            ))),
-            other => Err(Failure::new(format!(
-                "ValueError: unsupported storage type {other}"
-            ))),
+            "opendal" | "local" => {
+                Ok(Self::Local(PathBuf::from(env.or("OPENDAL_FS_ROOT", "/app/api/storage"))))
+            }
+            other => Err(Failure::new(format!("ValueError: unsupported storage type {other}"))),
         }
     }
 
@@ -97,9 +95,9 @@ impl Storage {
                 )))
             }
             Self::Local(root) => match tokio::fs::File::open(root.join(name)).await {
-                Ok(file) => Ok(Some(crate::http::streamed(
-                    tokio_util::io::ReaderStream::new(file),
-                ))),
+                Ok(file) => {
+                    Ok(Some(crate::http::streamed(tokio_util::io::ReaderStream::new(file))))
+                }
                 Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => Ok(None),
                 Err(problem) => Err(problem.into()),
             },
@@ -119,20 +117,13 @@ impl Bucket {
                 Some(env.or("GCE_METADATA_HOST", "169.254.169.254").to_owned()),
             ),
         };
-        Ok(Self {
-            http,
-            base,
-            name: name.to_owned(),
-            metadata,
-        })
+        Ok(Self { http, base, name: name.to_owned(), metadata })
     }
 
     /// A GET of the bucket: the real clients do it before every operation of the api.
     pub(crate) async fn exists(&self) -> Result<(), Failure> {
-        let url = format!(
-            "{}/storage/v1/b/{}?projection=noAcl&prettyPrint=false",
-            self.base, self.name
-        );
+        let url =
+            format!("{}/storage/v1/b/{}?projection=noAcl&prettyPrint=false", self.base, self.name);
         ok(self.send(self.http.get(url)).await?).await.map(drop)
     }
 
@@ -147,10 +138,7 @@ impl Bucket {
                 self.name,
                 escape(prefix)
             );
-            let listing: Value = ok(self.send(self.http.get(url)).await?)
-                .await?
-                .json()
-                .await?;
+            let listing: Value = ok(self.send(self.http.get(url)).await?).await?.json().await?;
             let items = listing.get("items").and_then(Value::as_array);
             names.extend(
                 items
@@ -172,18 +160,10 @@ impl Bucket {
         body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), Failure> {
         self.exists().await?;
-        let url = format!(
-            "{}/upload/storage/v1/b/{}/o?uploadType=resumable",
-            self.base, self.name
-        );
+        let url = format!("{}/upload/storage/v1/b/{}/o?uploadType=resumable", self.base, self.name);
         let document = serde_json::json!({"name": name, "contentType": content_type});
         let begun = ok(self
-            .send(
-                self.http
-                    .post(url)
-                    .header("x-upload-content-type", content_type)
-                    .json(&document),
-            )
+            .send(self.http.post(url).header("x-upload-content-type", content_type).json(&document))
             .await?)
         .await?;
         let session = begun

@@ -61,17 +61,12 @@ const OPTIONS: [&str; 8] = [
 impl Bus {
     /// Reads the settings; an unknown URL parameter is an error, as it is to redis-py.
     pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
-        let explicit = env
-            .get("EVENT_BUS_REDIS_URL")
-            .or_else(|| env.get("PUBSUB_REDIS_URL"));
+        let explicit = env.get("EVENT_BUS_REDIS_URL").or_else(|| env.get("PUBSUB_REDIS_URL"));
         let target = if let Some(url) = explicit {
             from_url(url)?
         } else {
             let main = Target::main(env);
-            Target {
-                tls: main.tls.as_ref().map(|_| Check::SYSTEM),
-                ..main
-            }
+            Target { tls: main.tls.as_ref().map(|_| Check::SYSTEM), ..main }
         };
         let channel = match env.or("EVENT_BUS_REDIS_CHANNEL_TYPE", "pubsub") {
             "streams" => Channel::Streams,
@@ -82,9 +77,8 @@ impl Bus {
                 )));
             }
         };
-        let prefix = env
-            .get("REDIS_KEY_PREFIX")
-            .map_or_else(String::new, |prefix| format!("{prefix}:"));
+        let prefix =
+            env.get("REDIS_KEY_PREFIX").map_or_else(String::new, |prefix| format!("{prefix}:"));
         Ok(Self {
             target,
             channel,
@@ -125,18 +119,11 @@ impl Bus {
                     .arg("data")
                     .arg(event)
                     .ignore();
-                pipe.cmd("EXPIRE")
-                    .arg(key)
-                    .arg(self.retention.as_secs())
-                    .ignore();
+                pipe.cmd("EXPIRE").arg(key).arg(self.retention.as_secs()).ignore();
                 pipe.query_async::<()>(connection).await?;
             }
             Channel::PubSub => {
-                cmd("PUBLISH")
-                    .arg(key)
-                    .arg(event)
-                    .query_async::<()>(connection)
-                    .await?;
+                cmd("PUBLISH").arg(key).arg(event).query_async::<()>(connection).await?;
             }
         }
         Ok(())
@@ -203,12 +190,7 @@ fn from_url(url: &str) -> Result<Target, Failure> {
     for (name, value) in query {
         match (name.as_str(), &mut target.tls) {
             ("ssl_cert_reqs", Some(check)) => match value.as_str() {
-                "none" => {
-                    *check = Check {
-                        ca: check.ca.take(),
-                        ..Check::NONE
-                    }
-                }
+                "none" => *check = Check { ca: check.ca.take(), ..Check::NONE },
                 "optional" | "required" => check.chain = true,
                 other => {
                     return Err(Failure::new(format!(
@@ -246,10 +228,7 @@ mod tests {
 
     #[test]
     fn unset_url_forgets_the_tls_options() {
-        let main = [
-            ("REDIS_USE_SSL", "true"),
-            ("REDIS_SSL_CERT_REQS", "CERT_NONE"),
-        ];
+        let main = [("REDIS_USE_SSL", "true"), ("REDIS_SSL_CERT_REQS", "CERT_NONE")];
         assert_eq!(tls(&main), Some(Check::SYSTEM));
     }
 
@@ -258,29 +237,19 @@ mod tests {
         let url = "rediss://:p@h:6378/0?ssl_cert_reqs=required&ssl_ca_certs=/ca.pem&ssl_check_hostname=false";
         assert_eq!(
             tls(&[("EVENT_BUS_REDIS_URL", url)]),
-            Some(Check {
-                chain: true,
-                hostname: false,
-                ca: Some("/ca.pem".into())
-            })
+            Some(Check { chain: true, hostname: false, ca: Some("/ca.pem".into()) })
         );
         assert_eq!(
             tls(&[("EVENT_BUS_REDIS_URL", "rediss://h?ssl_cert_reqs=none")]),
             Some(Check::NONE)
         );
         assert!(
-            Bus::read(&Env::with(&[(
-                "EVENT_BUS_REDIS_URL",
-                "rediss://h?ssl_cert_req=none"
-            )]))
-            .is_err()
+            Bus::read(&Env::with(&[("EVENT_BUS_REDIS_URL", "rediss://h?ssl_cert_req=none")]))
+                .is_err()
         );
         assert!(
-            Bus::read(&Env::with(&[(
-                "EVENT_BUS_REDIS_URL",
-                "redis://h?ssl_cert_reqs=none"
-            )]))
-            .is_err()
+            Bus::read(&Env::with(&[("EVENT_BUS_REDIS_URL", "redis://h?ssl_cert_reqs=none")]))
+                .is_err()
         );
     }
 

@@ -39,11 +39,7 @@ pub(crate) struct Target {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}/{} tls={:?}",
-            self.host, self.port, self.db, self.tls
-        )
+        write!(f, "{}:{}/{} tls={:?}", self.host, self.port, self.db, self.tls)
     }
 }
 
@@ -63,9 +59,7 @@ impl Target {
             username: env.get("REDIS_USERNAME").map(str::to_owned),
             password: env.get("REDIS_PASSWORD").map(str::to_owned),
             db: env.number("REDIS_DB", 0),
-            tls: env
-                .flag("REDIS_USE_SSL", false)
-                .then(|| Self::ssl_options(env)),
+            tls: env.flag("REDIS_USE_SSL", false).then(|| Self::ssl_options(env)),
         }
     }
 
@@ -73,10 +67,9 @@ impl Target {
     /// anything but CERT_NONE checks chain **and** name, and no variable turns the name off.
     pub(crate) fn ssl_options(env: &Env) -> Check {
         match env.or("REDIS_SSL_CERT_REQS", "CERT_NONE") {
-            "CERT_REQUIRED" | "CERT_OPTIONAL" => Check {
-                ca: env.get("REDIS_SSL_CA_CERTS").map(PathBuf::from),
-                ..Check::SYSTEM
-            },
+            "CERT_REQUIRED" | "CERT_OPTIONAL" => {
+                Check { ca: env.get("REDIS_SSL_CA_CERTS").map(PathBuf::from), ..Check::SYSTEM }
+            }
             _ => Check::NONE,
         }
     }
@@ -99,15 +92,12 @@ impl Target {
             subscription.subscribe(channel).await?;
             Ok::<_, redis::RedisError>(subscription)
         };
-        Ok(tokio::time::timeout(TIMEOUT, subscribing)
-            .await
-            .map_err(|_| self.timeout())??)
+        Ok(tokio::time::timeout(TIMEOUT, subscribing).await.map_err(|_| self.timeout())??)
     }
 
     fn info(&self) -> RedisConnectionInfo {
-        let mut info = RedisConnectionInfo::default()
-            .set_db(self.db)
-            .set_protocol(ProtocolVersion::RESP3);
+        let mut info =
+            RedisConnectionInfo::default().set_db(self.db).set_protocol(ProtocolVersion::RESP3);
         if let Some(username) = &self.username {
             info = info.set_username(username);
         }
@@ -122,9 +112,8 @@ impl Target {
         let config = AsyncConnectionConfig::new().set_response_timeout(response);
         let info = self.info();
         let opening = MultiplexedConnection::new_with_config(&info, stream, config);
-        let (connection, driver) = tokio::time::timeout(TIMEOUT, opening)
-            .await
-            .map_err(|_| self.timeout())??;
+        let (connection, driver) =
+            tokio::time::timeout(TIMEOUT, opening).await.map_err(|_| self.timeout())??;
         tasks::spawn(driver);
         Ok(connection)
     }
@@ -141,9 +130,7 @@ impl Target {
             let connector = tokio_rustls::TlsConnector::from(Arc::new(check.client()?));
             Ok::<_, Failure>(Box::new(connector.connect(name, tcp).await?) as Box<dyn Stream>)
         };
-        let opened = tokio::time::timeout(TIMEOUT, connecting)
-            .await
-            .map_err(|_| self.timeout())?;
+        let opened = tokio::time::timeout(TIMEOUT, connecting).await.map_err(|_| self.timeout())?;
         opened.map_err(|e| {
             e.while_doing(&format!(
                 "redis.exceptions.ConnectionError: Error connecting to {}:{}",
@@ -182,17 +169,13 @@ pub(crate) fn parse_url(url: &str) -> Result<(Target, Vec<(String, String)>), Fa
         ),
         None => (hostport, 6379),
     };
-    let decode = |text: &str| {
-        percent_encoding::percent_decode_str(text)
-            .decode_utf8_lossy()
-            .into_owned()
-    };
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     let some = |text: &str| (!text.is_empty()).then(|| decode(text));
     let db = if path.is_empty() {
         0
     } else {
-        path.parse()
-            .map_err(|_| bad("has a database that is no number"))?
+        path.parse().map_err(|_| bad("has a database that is no number"))?
     };
     let target = Target {
         host: if host.is_empty() {
@@ -224,10 +207,7 @@ mod tests {
     fn url_parts_are_decoded() {
         let (target, query) =
             parse_url("rediss://:a%2Fb%40@10.0.0.3:6378/1?ssl_ca_certs=%2Fca.pem").unwrap();
-        assert_eq!(
-            (target.host.as_str(), target.port, target.db),
-            ("10.0.0.3", 6378, 1)
-        );
+        assert_eq!((target.host.as_str(), target.port, target.db), ("10.0.0.3", 6378, 1));
         assert_eq!(target.password.as_deref(), Some("a/b@"));
         assert_eq!(target.tls, Some(Check::SYSTEM));
         assert_eq!(query, [("ssl_ca_certs".to_owned(), "/ca.pem".to_owned())]);
@@ -248,9 +228,6 @@ mod tests {
         let tls = Target::main(&env).tls.unwrap();
         assert!(tls.chain && tls.hostname);
         assert_eq!(tls.ca, Some("/ca.pem".into()));
-        assert_eq!(
-            Target::main(&Env::with(&[("REDIS_USE_SSL", "true")])).tls,
-            Some(Check::NONE)
-        );
+        assert_eq!(Target::main(&Env::with(&[("REDIS_USE_SSL", "true")])).tls, Some(Check::NONE));
     }
 }

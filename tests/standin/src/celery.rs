@@ -75,9 +75,8 @@ impl Broker {
             };
             target.tls = Some(options);
         }
-        let prefix = env
-            .get("REDIS_KEY_PREFIX")
-            .map_or_else(String::new, |prefix| format!("{prefix}:"));
+        let prefix =
+            env.get("REDIS_KEY_PREFIX").map_or_else(String::new, |prefix| format!("{prefix}:"));
         Ok(Self { target, prefix })
     }
 
@@ -116,10 +115,7 @@ impl Broker {
 
 /// The queues a worker consumes: CELERY_WORKER_QUEUES, CELERY_QUEUES, or the image's own list.
 pub(crate) fn queues(env: &Env, knows_rbac: bool) -> Vec<String> {
-    match env
-        .get("CELERY_WORKER_QUEUES")
-        .or_else(|| env.get("CELERY_QUEUES"))
-    {
+    match env.get("CELERY_WORKER_QUEUES").or_else(|| env.get("CELERY_QUEUES")) {
         Some(list) => list
             .split(',')
             .map(|queue| queue.trim().to_owned())
@@ -139,14 +135,7 @@ pub(crate) fn uuid() -> String {
         | 0x4000_u128 << 64
         | 0b10_u128 << 62;
     let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 fn message(queue: &str, task: &str, kwargs: &Value) -> String {
@@ -193,10 +182,7 @@ impl Task {
 
 /// Marks this container's worker as alive under its node name; the mark dies with the process.
 pub(crate) fn announce(env: &Env) -> Result<StdListener, Failure> {
-    Ok(StdListener::bind_addr(&address(&format!(
-        "celery@{}",
-        env.or("HOSTNAME", "localhost")
-    ))?)?)
+    Ok(StdListener::bind_addr(&address(&format!("celery@{}", env.or("HOSTNAME", "localhost")))?)?)
 }
 
 fn address(node: &str) -> Result<SocketAddr, Failure> {
@@ -207,17 +193,12 @@ fn address(node: &str) -> Result<SocketAddr, Failure> {
 ///
 /// A worker answers only through the broker, so both must be there.
 pub(crate) async fn command(image: Image, args: &[String]) -> u8 {
-    if !args
-        .windows(2)
-        .any(|pair| pair[0] == "inspect" && pair[1] == "ping")
-    {
+    if !args.windows(2).any(|pair| pair[0] == "inspect" && pair[1] == "ping") {
         log::line("Error: No such command.");
         return 2;
     }
     let default = format!("celery@{}", image.env.or("HOSTNAME", "localhost"));
-    let wanted = args
-        .windows(2)
-        .find(|pair| pair[0] == "-d" || pair[0] == "--destination");
+    let wanted = args.windows(2).find(|pair| pair[0] == "-d" || pair[0] == "--destination");
     let node = wanted.map_or(default.as_str(), |pair| pair[1].as_str());
     let asked = async {
         startup::pay(&image.baked, startup::INSPECT).await?;
@@ -247,20 +228,14 @@ mod tests {
     #[test]
     fn a_message_survives_the_queue() {
         let task = Task::parse(&message(RUNS, "tasks.run", &json!({"run_id": "r"}))).unwrap();
-        assert_eq!(
-            (task.name.as_str(), task.kwargs["run_id"].as_str()),
-            ("tasks.run", Some("r"))
-        );
+        assert_eq!((task.name.as_str(), task.kwargs["run_id"].as_str()), ("tasks.run", Some("r")));
         assert!(Task::parse("{}").is_none());
     }
 
     #[test]
     fn worker_queues_win_over_queues() {
         assert_eq!(
-            queues(
-                &Env::with(&[("CELERY_WORKER_QUEUES", "a, b"), ("CELERY_QUEUES", "c")]),
-                true
-            ),
+            queues(&Env::with(&[("CELERY_WORKER_QUEUES", "a, b"), ("CELERY_QUEUES", "c")]), true),
             ["a", "b"]
         );
         assert!(queues(&Env::default(), false).contains(&RUNS.to_owned()));
@@ -281,19 +256,8 @@ mod tests {
                 ("REDIS_SSL_CERT_REQS", reqs),
             ]))
         };
-        assert_eq!(
-            broker("").unwrap().target.tls,
-            Some(crate::tls::Check::NONE)
-        );
-        assert_eq!(
-            broker("CERT_REQUIRED").unwrap().target.tls,
-            Some(crate::tls::Check::SYSTEM)
-        );
-        assert!(
-            broker("required")
-                .unwrap_err()
-                .to_string()
-                .contains("ssl_cert_reqs")
-        );
+        assert_eq!(broker("").unwrap().target.tls, Some(crate::tls::Check::NONE));
+        assert_eq!(broker("CERT_REQUIRED").unwrap().target.tls, Some(crate::tls::Check::SYSTEM));
+        assert!(broker("required").unwrap_err().to_string().contains("ssl_cert_reqs"));
     }
 }

@@ -16,10 +16,7 @@ impl Env {
 
     /// The value, if the name is set and not empty: the Python settings treat both alike.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// The value or a default.
@@ -29,9 +26,7 @@ impl Env {
 
     /// A number or a default; nonsense counts as unset.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str, default: T) -> T {
-        self.get(name)
-            .and_then(|value| value.trim().parse().ok())
-            .unwrap_or(default)
+        self.get(name).and_then(|value| value.trim().parse().ok()).unwrap_or(default)
     }
 
     /// A switch as pydantic reads it.
@@ -51,12 +46,7 @@ impl Env {
     /// Adds what is missing (the plugin daemon's and tests' defaults).
     #[cfg(test)]
     pub(crate) fn with(pairs: &[(&str, &str)]) -> Self {
-        Self(
-            pairs
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-        )
+        Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 }
 
@@ -83,9 +73,6 @@ mod tests {
 
     #[test]
     fn debug_shows_no_value() {
-        assert_eq!(
-            format!("{:?}", Env::with(&[("KEY", "s3cret")])),
-            r#"{"KEY"}"#
-        );
+        assert_eq!(format!("{:?}", Env::with(&[("KEY", "s3cret")])), r#"{"KEY"}"#);
     }
 }

@@ -12,10 +12,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// Ends the program with status 1.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            status: 1,
-        }
+        Self { text: text.into(), status: 1 }
     }
 
     /// The same with another exit status.
@@ -30,10 +27,7 @@ impl Failure {
 
     /// Says what was being done.
     pub(crate) fn while_doing(self, what: &str) -> Self {
-        Self {
-            text: format!("{what}: {}", self.text),
-            ..self
-        }
+        Self { text: format!("{what}: {}", self.text), ..self }
     }
 }
 

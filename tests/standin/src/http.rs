@@ -46,10 +46,7 @@ impl Manners {
         graceful: Duration::from_secs(5),
     };
     /// The Go plugin daemon exits at once, without draining.
-    pub(crate) const ABRUPT: Self = Self {
-        graceful: Duration::ZERO,
-        ..Self::RELAXED
-    };
+    pub(crate) const ABRUPT: Self = Self { graceful: Duration::ZERO, ..Self::RELAXED };
 }
 
 /// Binds now, so that connections are taken by the kernel long before anyone answers.
@@ -120,16 +117,11 @@ pub(crate) fn json(status: u16, value: &impl Serialize) -> Answer {
 
 /// HTML or text with a status.
 pub(crate) fn with_type(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(
-        Full::new(body.into())
-            .map_err(|never| match never {})
-            .boxed_unsync(),
-    );
+    let mut answer =
+        Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
     *answer.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    answer
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }
 
@@ -144,10 +136,7 @@ pub(crate) fn internal_error(place: &str, failure: &Failure) -> Answer {
 
 /// Flask-RESTX's error document.
 pub(crate) fn error(status: u16, code: &str, message: &str) -> Answer {
-    json(
-        status,
-        &serde_json::json!({"code": code, "message": message, "status": status}),
-    )
+    json(status, &serde_json::json!({"code": code, "message": message, "status": status}))
 }
 
 /// `text/event-stream` fed through a channel; ends when the sender is dropped.
@@ -159,10 +148,8 @@ pub(crate) fn event_stream(events: mpsc::Receiver<String>) -> Answer {
     });
     let mut answer = streamed(events.map(|event| Ok(Bytes::from(event))));
     let headers = answer.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream; charset=utf-8"),
-    );
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     answer
 }
@@ -190,26 +177,17 @@ pub(crate) async fn read_json(body: Incoming) -> serde_json::Value {
 
 /// One query parameter, decoded.
 pub(crate) fn query(uri: &http::Uri, name: &str) -> Option<String> {
-    let pairs = uri
-        .query()?
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs
-        .into_iter()
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| {
-            percent_encoding::percent_decode_str(&value.replace('+', " "))
-                .decode_utf8_lossy()
-                .into_owned()
-        })
+    let pairs = uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| {
+        percent_encoding::percent_decode_str(&value.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    })
 }
 
 /// A header as text; empty if it is missing.
 pub(crate) fn header_of<'a>(headers: &'a http::HeaderMap, name: &str) -> &'a str {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("")
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
 #[cfg(test)]
@@ -227,11 +205,7 @@ mod tests {
     ) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
         let listener = listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let manners = Manners {
-            connections: 1,
-            graceful,
-            ..Manners::RELAXED
-        };
+        let manners = Manners { connections: 1, graceful, ..Manners::RELAXED };
         let handler = move |_| {
             let gate = gate.clone();
             async move {
@@ -239,18 +213,12 @@ mod tests {
                 with_type(200, "text/plain", "done")
             }
         };
-        (
-            address,
-            tasks::spawn(serve(listener, manners, stop, handler)),
-        )
+        (address, tasks::spawn(serve(listener, manners, stop, handler)))
     }
 
     async fn ask(address: std::net::SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         stream
     }
 
@@ -267,10 +235,7 @@ mod tests {
             start(gate.clone(), CancellationToken::new(), Duration::ZERO).await;
         let (first, mut second) = (ask(address).await, ask(address).await);
         let early = tokio::time::timeout(Duration::from_millis(100), second.read_u8()).await;
-        assert!(
-            early.is_err(),
-            "the second is not answered while the first is open"
-        );
+        assert!(early.is_err(), "the second is not answered while the first is open");
         gate.cancel();
         assert!(answer(first).await.ends_with("done"));
         assert!(answer(second).await.ends_with("done"));
@@ -287,10 +252,7 @@ mod tests {
         gate.cancel();
         assert!(answer(open).await.ends_with("done"));
         server.await.unwrap();
-        assert!(
-            TcpStream::connect(address).await.is_err(),
-            "nobody listens any more"
-        );
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 
     #[tokio::test]

@@ -66,17 +66,14 @@ fn main() -> ExitCode {
         }
     };
     tls::install_provider();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(problem) => {
-            log::line(&format!("standin: no runtime: {problem}"));
-            return ExitCode::from(71);
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(problem) => {
+                log::line(&format!("standin: no runtime: {problem}"));
+                return ExitCode::from(71);
+            }
+        };
     let code = runtime.block_on(Box::pin(run(&args, image)));
     runtime.shutdown_background();
     ExitCode::from(code)
@@ -99,9 +96,7 @@ async fn run(args: &[String], image: Image) -> u8 {
         (_, "squid") => squid::run(image).await,
         (_, "agent_backend") => agent_services::backend(image).await,
         (_, "local_sandbox") => agent_services::local_sandbox(image).await,
-        (_, role) => Err(Failure::new(format!(
-            "no role \"{role}\" under the name \"{name}\""
-        ))),
+        (_, role) => Err(Failure::new(format!("no role \"{role}\" under the name \"{name}\""))),
     };
     match ended {
         Ok(()) => 0,

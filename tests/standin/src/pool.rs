@@ -62,10 +62,7 @@ impl Pool {
                 return Ok(Loan { connection, slot });
             }
         }
-        Ok(Loan {
-            connection: self.target.connect().await?,
-            slot,
-        })
+        Ok(Loan { connection: self.target.connect().await?, slot })
     }
 
     /// Returns a connection that worked.
@@ -79,16 +76,10 @@ impl Pool {
 
     /// A broken connection condemns the others.
     pub(crate) fn invalidate(&self) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn pop(&self) -> Option<PgConnection> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }

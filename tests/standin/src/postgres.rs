@@ -25,11 +25,7 @@ pub(crate) struct Target {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}@{}:{}/{}",
-            self.user, self.host, self.port, self.database
-        )
+        write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.database)
     }
 }
 
@@ -74,23 +70,12 @@ impl Target {
         parameters: Vec<(String, String)>,
     ) -> Self {
         let [host, user, password, database] = [host, user, password, database].map(str::to_owned);
-        Self {
-            host,
-            port,
-            user,
-            password,
-            database,
-            parameters,
-            timezone: None,
-        }
+        Self { host, port, user, password, database, parameters, timezone: None }
     }
 
     /// The same server, another database.
     pub(crate) fn with_database(&self, database: &str) -> Self {
-        Self {
-            database: database.to_owned(),
-            ..self.clone()
-        }
+        Self { database: database.to_owned(), ..self.clone() }
     }
 
     /// Opens a connection.
@@ -98,9 +83,7 @@ impl Target {
         let options = self.options()?;
         match tokio::time::timeout(Duration::from_secs(10), options.connect()).await {
             Ok(connected) => Ok(connected?),
-            Err(_) => Err(Failure::new(
-                "(psycopg2.OperationalError) connection timed out",
-            )),
+            Err(_) => Err(Failure::new("(psycopg2.OperationalError) connection timed out")),
         }
     }
 
@@ -116,10 +99,7 @@ impl Target {
             options = options.options([("timezone", zone)]);
         }
         let value_of = |name: &str| {
-            self.parameters
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value.as_str())
+            self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
         };
         let root = value_of("sslrootcert");
         for (name, value) in &self.parameters {
@@ -185,15 +165,9 @@ fn libpq_defaults(env: &Env, parameters: &mut Vec<(String, String)>) {
 }
 
 fn query_string(text: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        percent_encoding::percent_decode_str(text)
-            .decode_utf8_lossy()
-            .into_owned()
-    };
-    let pairs = text
-        .trim_start_matches('?')
-        .split('&')
-        .filter(|pair| !pair.is_empty());
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let pairs = text.trim_start_matches('?').split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .map(|(k, v)| (decode(k), decode(v)))
@@ -235,16 +209,7 @@ mod tests {
                 .to_string()
                 .contains("invalid connection option")
         );
-        let env = Env::with(&[
-            ("PGSSLMODE", "verify-full"),
-            ("PGSSLROOTCERT", "/no/such/ca.pem"),
-        ]);
-        assert!(
-            Target::vector(&env)
-                .options()
-                .unwrap_err()
-                .to_string()
-                .contains("does not exist")
-        );
+        let env = Env::with(&[("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", "/no/such/ca.pem")]);
+        assert!(Target::vector(&env).options().unwrap_err().to_string().contains("does not exist"));
     }
 }

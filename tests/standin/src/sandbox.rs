@@ -85,10 +85,7 @@ impl Sandbox {
                     &json!({"code": 0, "message": "success", "data": {"stdout": stdout, "error": error}}),
                 )
             }
-            _ => json(
-                404,
-                &json!({"code": -404, "message": "not found", "data": null}),
-            ),
+            _ => json(404, &json!({"code": -404, "message": "not found", "data": null})),
         }
     }
 
@@ -132,23 +129,13 @@ async fn connect(host: &str, port: u16) -> String {
 
 async fn get(url: &str, proxy: Option<&str>) -> String {
     let asked = async {
-        let response = bucket::client(proxy)?
-            .get(url)
-            .timeout(Duration::from_secs(3))
-            .send()
-            .await?;
+        let response =
+            bucket::client(proxy)?.get(url).timeout(Duration::from_secs(3)).send().await?;
         let status = response.status().as_u16();
         Ok::<_, Failure>(format!(
             "{status} {}",
-            response
-                .text()
-                .await?
-                .chars()
-                .take(2000)
-                .collect::<String>()
+            response.text().await?.chars().take(2000).collect::<String>()
         ))
     };
-    asked
-        .await
-        .unwrap_or_else(|failure| format!("failed {url}: {failure}"))
+    asked.await.unwrap_or_else(|failure| format!("failed {url}: {failure}"))
 }

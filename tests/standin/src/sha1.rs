@@ -3,13 +3,7 @@
 /// The digest of `data`.
 #[expect(clippy::many_single_char_names, reason = "the names of FIPS 180-4")]
 pub(crate) fn digest(data: &[u8]) -> [u8; 20] {
-    let mut state: [u32; 5] = [
-        0x6745_2301,
-        0xefcd_ab89,
-        0x98ba_dcfe,
-        0x1032_5476,
-        0xc3d2_e1f0,
-    ];
+    let mut state: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
     let mut message = data.to_vec();
     message.push(0x80);
     while message.len() % 64 != 56 {
@@ -19,9 +13,7 @@ pub(crate) fn digest(data: &[u8]) -> [u8; 20] {
     for block in message.chunks_exact(64) {
         let mut w = [0_u32; 80];
         for (word, bytes) in w.iter_mut().zip(block.chunks_exact(4)) {
-            *word = bytes
-                .iter()
-                .fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+            *word = bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
         }
         for i in 16..80 {
             w[i] = (w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16]).rotate_left(1);

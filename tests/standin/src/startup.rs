@@ -19,50 +19,28 @@ pub(crate) struct Cost {
 }
 
 /// The api image in each long-running mode.
-pub(crate) const API: Cost = Cost {
-    cpu: Duration::from_secs(13),
-    wall: Duration::from_secs(28),
-};
+pub(crate) const API: Cost = Cost { cpu: Duration::from_secs(13), wall: Duration::from_secs(28) };
 /// `flask upgrade-db`, empty database or not: nearly all of it is Python's start.
-pub(crate) const MIGRATION: Cost = Cost {
-    cpu: Duration::from_secs(13),
-    wall: Duration::from_secs(30),
-};
+pub(crate) const MIGRATION: Cost =
+    Cost { cpu: Duration::from_secs(13), wall: Duration::from_secs(30) };
 /// A `flask` command that boots no application (`db heads`).
-pub(crate) const FLASK: Cost = Cost {
-    cpu: Duration::from_secs(6),
-    wall: Duration::from_secs(9),
-};
+pub(crate) const FLASK: Cost = Cost { cpu: Duration::from_secs(6), wall: Duration::from_secs(9) };
 /// `celery inspect ping`: 7-8 s.
-pub(crate) const INSPECT: Cost = Cost {
-    cpu: Duration::from_secs(5),
-    wall: Duration::from_millis(7500),
-};
+pub(crate) const INSPECT: Cost =
+    Cost { cpu: Duration::from_secs(5), wall: Duration::from_millis(7500) };
 /// Next.js server.
-pub(crate) const WEB: Cost = Cost {
-    cpu: Duration::from_secs(2),
-    wall: Duration::from_secs(4),
-};
+pub(crate) const WEB: Cost = Cost { cpu: Duration::from_secs(2), wall: Duration::from_secs(4) };
 /// Code sandbox.
-pub(crate) const SANDBOX: Cost = Cost {
-    cpu: Duration::from_millis(500),
-    wall: Duration::from_millis(2500),
-};
+pub(crate) const SANDBOX: Cost =
+    Cost { cpu: Duration::from_millis(500), wall: Duration::from_millis(2500) };
 /// Plugin daemon: a Go program; not measured, assumed like the sandbox.
-pub(crate) const DAEMON: Cost = Cost {
-    cpu: Duration::from_millis(500),
-    wall: Duration::from_millis(2500),
-};
+pub(crate) const DAEMON: Cost =
+    Cost { cpu: Duration::from_millis(500), wall: Duration::from_millis(2500) };
 /// Squid; assumed.
-pub(crate) const SQUID: Cost = Cost {
-    cpu: Duration::from_millis(200),
-    wall: Duration::from_secs(1),
-};
+pub(crate) const SQUID: Cost =
+    Cost { cpu: Duration::from_millis(200), wall: Duration::from_secs(1) };
 /// Agent services (uvicorn); assumed.
-pub(crate) const AGENT: Cost = Cost {
-    cpu: Duration::from_secs(4),
-    wall: Duration::from_secs(8),
-};
+pub(crate) const AGENT: Cost = Cost { cpu: Duration::from_secs(4), wall: Duration::from_secs(8) };
 
 const SLICES: u32 = 20;
 
@@ -123,10 +101,7 @@ struct ThreadClock {
 
 impl ThreadClock {
     fn start() -> Self {
-        Self {
-            began: tokio::time::Instant::now(),
-            cpu: Self::thread_cpu(),
-        }
+        Self { began: tokio::time::Instant::now(), cpu: Self::thread_cpu() }
     }
 
     fn used(&self) -> Duration {
@@ -138,11 +113,6 @@ impl ThreadClock {
 
     fn thread_cpu() -> Option<Duration> {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-        text.split(' ')
-            .next()?
-            .parse()
-            .ok()
-            .filter(|nanos| *nanos > 0)
-            .map(Duration::from_nanos)
+        text.split(' ').next()?.parse().ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
     }
 }

@@ -26,17 +26,9 @@ pub(crate) struct Check {
 
 impl Check {
     /// `CERT_NONE`.
-    pub(crate) const NONE: Self = Self {
-        chain: false,
-        hostname: false,
-        ca: None,
-    };
+    pub(crate) const NONE: Self = Self { chain: false, hostname: false, ca: None };
     /// What a client does that nobody gave options: system roots and the name.
-    pub(crate) const SYSTEM: Self = Self {
-        chain: true,
-        hostname: true,
-        ca: None,
-    };
+    pub(crate) const SYSTEM: Self = Self { chain: true, hostname: true, ca: None };
 
     /// The TLS configuration; fails when the CA file cannot be read.
     pub(crate) fn client(&self) -> Result<ClientConfig, Failure> {
@@ -47,29 +39,16 @@ impl Check {
                 .then(|| WebPkiServerVerifier::builder(roots).build())
                 .transpose()
                 .map_err(|e| Failure::new(format!("ssl.SSLError: {e}")))?;
-            Verifier {
-                inner,
-                chain: true,
-                hostname: self.hostname,
-            }
+            Verifier { inner, chain: true, hostname: self.hostname }
         } else {
-            Verifier {
-                inner: None,
-                chain: false,
-                hostname: false,
-            }
+            Verifier { inner: None, chain: false, hostname: false }
         };
-        Ok(builder
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth())
+        Ok(builder.with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
     }
 
     fn roots(&self) -> Result<RootCertStore, Failure> {
         let mut roots = RootCertStore::empty();
-        let path = self
-            .ca
-            .as_deref()
-            .unwrap_or(Path::new("/etc/ssl/certs/ca-certificates.crt"));
+        let path = self.ca.as_deref().unwrap_or(Path::new("/etc/ssl/certs/ca-certificates.crt"));
         let certificates = match CertificateDer::pem_file_iter(path) {
             Ok(certificates) => certificates,
             Err(_) if self.ca.is_none() => return Ok(roots),

@@ -47,20 +47,11 @@ fn page(body: &str, request: &Request<Incoming>) -> Answer {
     if path.starts_with("/_next/static/") {
         return with_type(200, "application/javascript", "/* stand-in */");
     }
-    let title = if path == "/install" {
-        "Setting up an admin account"
-    } else {
-        "Dify"
-    };
-    let seen: String = path
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "/_-.".contains(*c))
-        .collect();
-    let proto = if header_of(request.headers(), "x-forwarded-proto") == "https" {
-        "https"
-    } else {
-        "http"
-    };
+    let title = if path == "/install" { "Setting up an admin account" } else { "Dify" };
+    let seen: String =
+        path.chars().filter(|c| c.is_ascii_alphanumeric() || "/_-.".contains(*c)).collect();
+    let proto =
+        if header_of(request.headers(), "x-forwarded-proto") == "https" { "https" } else { "http" };
     with_type(
         200,
         "text/html; charset=utf-8",
@@ -77,10 +68,7 @@ mod tests {
     #[test]
     fn the_page_carries_the_urls_of_the_environment() {
         let page = body(
-            &Env::with(&[
-                ("CONSOLE_API_URL", "https://h"),
-                ("NEXT_PUBLIC_SOCKET_URL", "wss://h"),
-            ]),
+            &Env::with(&[("CONSOLE_API_URL", "https://h"), ("NEXT_PUBLIC_SOCKET_URL", "wss://h")]),
             "1.14.2",
         );
         assert!(

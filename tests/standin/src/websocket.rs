@@ -14,9 +14,7 @@ pub(crate) fn upgrade(mut request: Request<Incoming>) -> Answer {
     let headers = request.headers();
     let key = header_of(headers, "sec-websocket-key").to_owned();
     let asked = header_of(headers, "upgrade").eq_ignore_ascii_case("websocket")
-        && header_of(headers, "connection")
-            .to_ascii_lowercase()
-            .contains("upgrade")
+        && header_of(headers, "connection").to_ascii_lowercase().contains("upgrade")
         && header_of(headers, "sec-websocket-version") == "13";
     if key.is_empty() || !asked {
         return with_type(
@@ -45,9 +43,8 @@ pub(crate) fn upgrade(mut request: Request<Incoming>) -> Answer {
 
 /// `Sec-WebSocket-Accept` of a key.
 fn accept_of(key: &str) -> String {
-    base64::engine::general_purpose::STANDARD.encode(sha1::digest(
-        format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
-    ))
+    base64::engine::general_purpose::STANDARD
+        .encode(sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes()))
 }
 
 /// Echoes text and binary, answers ping with pong, ends with the close frame.
@@ -69,10 +66,7 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Resul
         }
         let mut payload = vec![0; length];
         stream.read_exact(&mut payload).await?;
-        payload
-            .iter_mut()
-            .zip(mask.iter().cycle())
-            .for_each(|(byte, key)| *byte ^= key);
+        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
         let opcode = match first & 0x0f {
             0x9 => first & 0xf0 | 0xa,
             0xa => continue,
@@ -104,19 +98,14 @@ mod tests {
 
     #[test]
     fn accept_of_the_rfc_s_example() {
-        assert_eq!(
-            accept_of("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept_of("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[tokio::test]
     async fn a_masked_frame_comes_back_unmasked() {
         let (mut near, far) = tokio::io::duplex(64);
         let server = tasks::spawn(echo(far));
-        near.write_all(&[0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2])
-            .await
-            .unwrap();
+        near.write_all(&[0x81, 0x82, 1, 2, 3, 4, b'h' ^ 1, b'i' ^ 2]).await.unwrap();
         let mut back = [0; 4];
         near.read_exact(&mut back).await.unwrap();
         assert_eq!(back, [0x81, 2, b'h', b'i']);

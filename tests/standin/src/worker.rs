@@ -37,22 +37,12 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
     let queues = celery::queues(&image.env, image.baked.at_least(1, 17));
     let concurrency = concurrency(&image.env);
     let consumer = Consumer {
-        keys: queues
-            .iter()
-            .map(|queue| settings.broker.key(queue))
-            .collect(),
+        keys: queues.iter().map(|queue| settings.broker.key(queue)).collect(),
         prefetch: Arc::new(Semaphore::new(
-            concurrency
-                * image
-                    .env
-                    .number("CELERY_PREFETCH_MULTIPLIER", 1_usize)
-                    .max(1),
+            concurrency * image.env.number("CELERY_PREFETCH_MULTIPLIER", 1_usize).max(1),
         )),
         slots: Arc::new(Semaphore::new(concurrency)),
-        pause: image
-            .baked
-            .scaled(Duration::from_secs(8))
-            .max(Duration::from_millis(100)),
+        pause: image.baked.scaled(Duration::from_secs(8)).max(Duration::from_millis(100)),
         running: TaskTracker::new(),
         settings,
         stop,
@@ -84,11 +74,7 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
 
 /// CELERY_WORKER_CONCURRENCY, CELERY_WORKER_AMOUNT, or the entrypoint's 1.
 fn concurrency(env: &Env) -> usize {
-    env.number(
-        "CELERY_WORKER_CONCURRENCY",
-        env.number("CELERY_WORKER_AMOUNT", 1_usize),
-    )
-    .max(1)
+    env.number("CELERY_WORKER_CONCURRENCY", env.number("CELERY_WORKER_AMOUNT", 1_usize)).max(1)
 }
 
 struct Consumer {
@@ -194,24 +180,14 @@ async fn work(
         }
         slot = slots.acquire_owned() => slot.map_err(|e| Failure::new(e.to_string()))?,
     };
-    cmd("HDEL")
-        .arg(&unacked)
-        .arg(&task.tag)
-        .query_async::<()>(&mut broker)
-        .await?;
+    cmd("HDEL").arg(&unacked).arg(&task.tag).query_async::<()>(&mut broker).await?;
     // Early acknowledgement: a running task no longer counts against the prefetch.
     drop(reserved);
-    log::info(
-        "strategy.py:161",
-        &format!("Task {}[{}] received", task.name, task.tag),
-    );
+    log::info("strategy.py:161", &format!("Task {}[{}] received", task.name, task.tag));
     if task.name == RUN_TASK {
         workflow(&settings, &task.kwargs).await?;
     }
-    log::info(
-        "trace.py:128",
-        &format!("Task {}[{}] succeeded", task.name, task.tag),
-    );
+    log::info("trace.py:128", &format!("Task {}[{}] succeeded", task.name, task.tag));
     drop(slot);
     Ok(())
 }
@@ -221,25 +197,14 @@ async fn workflow(settings: &Settings, kwargs: &Value) -> Result<(), Failure> {
     let text = |name: &str| kwargs[name].as_str().unwrap_or_default().to_owned();
     let (run, mode) = (text("run_id"), text("mode"));
     let number = |name: &str, default: u64| kwargs[name].as_u64().unwrap_or(default);
-    let (count, interval) = (
-        number("events", 3),
-        Duration::from_millis(number("interval_ms", 100)),
-    );
+    let (count, interval) =
+        (number("events", 3), Duration::from_millis(number("interval_ms", 100)));
     let mut connection = settings.main.connect().await?;
     let started = "INSERT INTO workflow_runs (id, status) VALUES ($1::uuid, 'running')";
-    sqlx::query(started)
-        .bind(&run)
-        .execute(&mut connection)
-        .await?;
+    sqlx::query(started).bind(&run).execute(&mut connection).await?;
     let key = settings.bus.key(&mode, &run);
-    let mut outlet = Outlet {
-        settings,
-        key,
-        connection: None,
-    };
-    outlet
-        .send(&json!({"event": "workflow_started", "workflow_run_id": run}))
-        .await;
+    let mut outlet = Outlet { settings, key, connection: None };
+    outlet.send(&json!({"event": "workflow_started", "workflow_run_id": run})).await;
     let mut last_ping = tokio::time::Instant::now();
     for seq in 1..=count {
         let due = tokio::time::Instant::now() + interval;
@@ -286,18 +251,12 @@ impl Outlet<'_> {
                 Some(connection) => connection,
                 None => self.settings.bus.publisher().await?,
             };
-            self.settings
-                .bus
-                .publish(&mut connection, &self.key, &event.to_string())
-                .await?;
+            self.settings.bus.publish(&mut connection, &self.key, &event.to_string()).await?;
             self.connection = Some(connection);
             Ok::<_, Failure>(())
         };
         if let Err(failure) = sent.await {
-            log::error(
-                "redis_channel.py:47",
-                &format!("cannot publish event: {failure}"),
-            );
+            log::error("redis_channel.py:47", &format!("cannot publish event: {failure}"));
         }
     }
 }

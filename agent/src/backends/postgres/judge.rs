@@ -29,11 +29,7 @@ pub fn judge(question: &Question<'_>, facts: &Facts, need: &Need) -> Vec<CheckLi
             return vec![CheckLine::fail(group, "reach", found, error.advice())];
         }
     };
-    let mut lines = vec![CheckLine::ok(
-        group,
-        "reach",
-        format!("{place} in {took:.0?}"),
-    )];
+    let mut lines = vec![CheckLine::ok(group, "reach", format!("{place} in {took:.0?}"))];
     lines.push(tls(question, facts));
     match &facts.server {
         None => {}
@@ -63,10 +59,9 @@ fn tls(question: &Question<'_>, facts: &Facts) -> CheckLine {
         ),
         (Some(Err(fault)), _) => match fault {
             TlsFault::NotOffered => fail("the server offers no TLS", "switch TLS on at the server"),
-            TlsFault::Handshake(HandshakeError::Bundle) => fail(
-                "`certificates` is not a bundle of PEM certificates",
-                "correct `certificates`",
-            ),
+            TlsFault::Handshake(HandshakeError::Bundle) => {
+                fail("`certificates` is not a bundle of PEM certificates", "correct `certificates`")
+            }
             TlsFault::Handshake(_) | TlsFault::Question(_) => {
                 fail(&Chain(fault).to_string(), "is this PostgreSQL's port?")
             }
@@ -78,11 +73,9 @@ fn tls(question: &Question<'_>, facts: &Facts) -> CheckLine {
             "put the server's CA into `certificates` and use tls: verify-ca",
         ),
         (Some(Ok(certificate)), PostgresTls::VerifyCa) => match certificate {
-            Certificate::Good => CheckLine::ok(
-                group,
-                "tls",
-                "certificate from `certificates`, name matches",
-            ),
+            Certificate::Good => {
+                CheckLine::ok(group, "tls", "certificate from `certificates`, name matches")
+            }
             Certificate::OtherName { .. } => CheckLine::ok(
                 group,
                 "tls",
@@ -136,18 +129,9 @@ fn inside(question: &Question<'_>, server: &Server, need: &Need) -> Vec<CheckLin
     let role = &question.server.user;
     let mut lines = Vec::new();
 
-    let version = format!(
-        "PostgreSQL {}.{}",
-        server.version / 10_000,
-        server.version % 10_000
-    );
+    let version = format!("PostgreSQL {}.{}", server.version / 10_000, server.version % 10_000);
     lines.push(if server.version < OLDEST {
-        CheckLine::fail(
-            group,
-            "version",
-            version,
-            "Dify needs PostgreSQL 13 or later",
-        )
+        CheckLine::fail(group, "version", version, "Dify needs PostgreSQL 13 or later")
     } else {
         CheckLine::ok(group, "version", version)
     });
@@ -263,12 +247,7 @@ fn plugin_database(group: Group, state: &PluginDatabase, name: &str, role: &str)
 
 fn connections(group: Group, room: Connections, need: &Need) -> CheckLine {
     let line = "connections";
-    let Connections {
-        max,
-        reserved,
-        ours,
-        others,
-    } = room;
+    let Connections { max, reserved, ours, others } = room;
     let free = max.saturating_sub(reserved);
     let found = format!(
         "fleet at most {} = {}; server {max} - {reserved} reserved = {free}, in use: {ours} by this role, \

@@ -24,11 +24,7 @@ pub fn judge(server: &Redis, facts: &Facts) -> Vec<CheckLine> {
             return vec![CheckLine::fail(GROUP, "reach", found, error.advice())];
         }
     };
-    let mut lines = vec![CheckLine::ok(
-        GROUP,
-        "reach",
-        format!("{place} in {took:.0?}"),
-    )];
+    let mut lines = vec![CheckLine::ok(GROUP, "reach", format!("{place} in {took:.0?}"))];
     lines.push(tls(server, facts));
     match &facts.server {
         None => {}
@@ -65,23 +61,15 @@ fn tls(server: &Redis, facts: &Facts) -> CheckLine {
         };
     }
     match certificate {
-        Certificate::Good => CheckLine::ok(
-            GROUP,
-            "tls",
-            "certificate from `certificates`, name matches",
-        ),
+        Certificate::Good => {
+            CheckLine::ok(GROUP, "tls", "certificate from `certificates`, name matches")
+        }
         Certificate::OtherName { presented } => {
-            let names = if presented.is_empty() {
-                "no name".to_owned()
-            } else {
-                presented.join(", ")
-            };
+            let names =
+                if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
             // Dify's clients check the name whenever they check the chain.
             fail(
-                format!(
-                    "the certificate does not carry {}, but {names}",
-                    server.host
-                ),
+                format!("the certificate does not carry {}, but {names}", server.host),
                 "use a DNS name the certificate carries as `host`, or tls: no-verify",
             )
         }
@@ -89,10 +77,9 @@ fn tls(server: &Redis, facts: &Facts) -> CheckLine {
             "certificate signed by unknown authority".to_owned(),
             "is the instance's server CA in `certificates`? During a rotation both old and new belong there",
         ),
-        Certificate::OutOfDate(why) => fail(
-            why.clone(),
-            "rotate the server certificate, or set this VM's clock",
-        ),
+        Certificate::OutOfDate(why) => {
+            fail(why.clone(), "rotate the server certificate, or set this VM's clock")
+        }
         Certificate::Bad(why) => fail(why.clone(), "replace the server certificate"),
         Certificate::NoBundle => fail(
             "nothing to check the certificate against".to_owned(),
@@ -113,18 +100,10 @@ fn login(fault: &Fault) -> CheckLine {
 }
 
 fn inside(told: &Server) -> Vec<CheckLine> {
-    let mut lines = vec![CheckLine::ok(
-        GROUP,
-        "login",
-        format!("{:.0?} a question", told.latency),
-    )];
+    let mut lines = vec![CheckLine::ok(GROUP, "login", format!("{:.0?} a question", told.latency))];
 
     let version = format!("Redis {}", told.version);
-    let major = told
-        .version
-        .split('.')
-        .next()
-        .and_then(|text| text.parse::<u32>().ok());
+    let major = told.version.split('.').next().and_then(|text| text.parse::<u32>().ok());
     lines.push(match major {
         Some(6..) => CheckLine::ok(GROUP, "version", version),
         Some(_) | None => CheckLine::fail(
@@ -137,12 +116,7 @@ fn inside(told: &Server) -> Vec<CheckLine> {
 
     if told.mode == "cluster" {
         let advice = "use Memorystore for Redis (not Cluster): Dify needs several databases";
-        lines.push(CheckLine::fail(
-            GROUP,
-            "mode",
-            "a cluster: it has database 0 only",
-            advice,
-        ));
+        lines.push(CheckLine::fail(GROUP, "mode", "a cluster: it has database 0 only", advice));
     }
 
     lines.push(match (&told.write, told.role.as_str()) {
@@ -151,29 +125,17 @@ fn inside(told: &Server) -> Vec<CheckLine> {
             let advice = "point `host` at the primary endpoint";
             CheckLine::fail(GROUP, "write", "this is a replica", advice)
         }
-        (Err(why), _) => CheckLine::fail(
-            GROUP,
-            "write",
-            why.clone(),
-            "free memory, or correct the rights",
-        ),
+        (Err(why), _) => {
+            CheckLine::fail(GROUP, "write", why.clone(), "free memory, or correct the rights")
+        }
     });
 
     lines.push(if told.closed.is_empty() {
         CheckLine::ok(GROUP, "databases", "all that Dify uses can be selected")
     } else {
-        let list: Vec<_> = told
-            .closed
-            .iter()
-            .map(|(n, why)| format!("{n} ({why})"))
-            .collect();
+        let list: Vec<_> = told.closed.iter().map(|(n, why)| format!("{n} ({why})")).collect();
         let advice = "Dify keeps cache, queues and agent apart by database: allow 3 at least";
-        CheckLine::fail(
-            GROUP,
-            "databases",
-            format!("cannot select {}", list.join(", ")),
-            advice,
-        )
+        CheckLine::fail(GROUP, "databases", format!("cannot select {}", list.join(", ")), advice)
     });
 
     lines.push(policy(told.policy.as_deref()));
@@ -214,11 +176,7 @@ fn memory(told: &Server) -> CheckLine {
         );
     }
     let percent = told.used.saturating_mul(100) / told.max;
-    let found = format!(
-        "{} of {} MiB in use ({percent} %)",
-        mebi(told.used),
-        mebi(told.max)
-    );
+    let found = format!("{} of {} MiB in use ({percent} %)", mebi(told.used), mebi(told.max));
     let advice = "enlarge the instance";
     match percent {
         FULL_FAIL.. => CheckLine::fail(GROUP, "memory", found, advice),

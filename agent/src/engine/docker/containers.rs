@@ -36,30 +36,19 @@ impl Engine {
         let files = site.files().place(spec)?;
         self.ensure_volumes(spec, site).await?;
         let body = request::container(spec, site, files, labels);
-        let options = CreateContainerOptionsBuilder::new()
-            .name(&spec.name)
-            .build();
-        let created = within(
-            SLOW,
-            DOING,
-            &spec.name,
-            self.docker.create_container(Some(options), body),
-        )
-        .await
-        .map_err(|error| error.without(request::secrets(spec)))?;
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let created =
+            within(SLOW, DOING, &spec.name, self.docker.create_container(Some(options), body))
+                .await
+                .map_err(|error| error.without(request::secrets(spec)))?;
         for attachment in spec.networks.iter().skip(1) {
             let connect = NetworkConnectRequest {
                 container: created.id.clone(),
                 endpoint_config: Some(request::endpoint(attachment)),
             };
             let connected = self.docker.connect_network(&attachment.network, connect);
-            if let Err(error) = within(
-                QUICK,
-                "connect container to network",
-                &attachment.network,
-                connected,
-            )
-            .await
+            if let Err(error) =
+                within(QUICK, "connect container to network", &attachment.network, connected).await
             {
                 // The first error is the one to tell; what is left is seen by the next plan.
                 let _ = self.remove(&created.id).await;
@@ -71,13 +60,7 @@ impl Engine {
 
     /// Starts it; one that runs is fine.
     pub async fn start(&self, name: &str) -> Result<(), EngineError> {
-        within(
-            SLOW,
-            "start container",
-            name,
-            self.docker.start_container(name, None),
-        )
-        .await
+        within(SLOW, "start container", name, self.docker.start_container(name, None)).await
     }
 
     /// Asks it to stop, with `signal` or its own stop signal, and kills it
@@ -101,35 +84,22 @@ impl Engine {
                 Err(error) => return gone_is_fine(error),
             }
             return match self.kill(name, "SIGKILL").await {
-                Ok(()) => self
-                    .wait_stopped(name, STOP_MARGIN)
-                    .await
-                    .or_else(gone_is_fine),
+                Ok(()) => self.wait_stopped(name, STOP_MARGIN).await.or_else(gone_is_fine),
                 Err(error) => gone_is_fine(error),
             };
         }
         let seconds = i32::try_from(request::seconds(grace)).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
-        within(
-            grace + STOP_MARGIN,
-            DOING,
-            name,
-            self.docker.stop_container(name, Some(options)),
-        )
-        .await
-        .or_else(gone_is_fine)
+        within(grace + STOP_MARGIN, DOING, name, self.docker.stop_container(name, Some(options)))
+            .await
+            .or_else(gone_is_fine)
     }
 
     /// Sends a signal. A container that does not run is a conflict.
     pub async fn kill(&self, name: &str, signal: &str) -> Result<(), EngineError> {
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
-        within(
-            QUICK,
-            "signal container",
-            name,
-            self.docker.kill_container(name, Some(options)),
-        )
-        .await
+        within(QUICK, "signal container", name, self.docker.kill_container(name, Some(options)))
+            .await
     }
 
     /// Waits until it does not run, `bound` at most.
@@ -138,9 +108,7 @@ impl Engine {
     }
 
     async fn wait(&self, name: &str, condition: &str, bound: Duration) -> Result<(), EngineError> {
-        let options = WaitContainerOptionsBuilder::new()
-            .condition(condition)
-            .build();
+        let options = WaitContainerOptionsBuilder::new().condition(condition).build();
         let mut answers = Box::pin(self.docker.wait_container(name, Some(options)));
         let waited = async {
             match answers.next().await {
@@ -156,18 +124,8 @@ impl Engine {
     /// gone is fine, one that is on its way is waited for.
     pub async fn remove(&self, name: &str) -> Result<(), EngineError> {
         const DOING: &str = "remove container";
-        let options = RemoveContainerOptionsBuilder::new()
-            .force(true)
-            .v(true)
-            .build();
-        match within(
-            SLOW,
-            DOING,
-            name,
-            self.docker.remove_container(name, Some(options)),
-        )
-        .await
-        {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match within(SLOW, DOING, name, self.docker.remove_container(name, Some(options))).await {
             // 409: "removal of container ... is already in progress".
             Err(error) if error.kind() == EngineErrorKind::Conflict => {
                 self.wait(name, "removed", SLOW).await.or_else(gone_is_fine)
@@ -180,23 +138,14 @@ impl Engine {
     /// Gives it another name.
     pub async fn rename(&self, name: &str, new: &str) -> Result<(), EngineError> {
         let options = RenameContainerOptionsBuilder::new().name(new).build();
-        within(
-            QUICK,
-            "rename container",
-            name,
-            self.docker.rename_container(name, options),
-        )
-        .await
+        within(QUICK, "rename container", name, self.docker.rename_container(name, options)).await
     }
 
     /// Bytes of memory it holds, without what the kernel can drop at once
     /// (as `docker stats` counts).
     pub async fn memory(&self, name: &str) -> Result<u64, EngineError> {
         const DOING: &str = "read memory use of container";
-        let options = StatsOptionsBuilder::new()
-            .stream(false)
-            .one_shot(true)
-            .build();
+        let options = StatsOptionsBuilder::new().stream(false).one_shot(true).build();
         let mut answers = Box::pin(self.docker.stats(name, Some(options)));
         let first = async { answers.next().await.transpose() };
         let stats = within(QUICK, DOING, name, first)
@@ -206,19 +155,14 @@ impl Engine {
         let usage = stats.usage.unwrap_or(0);
         let details = stats.stats.unwrap_or_default();
         // cgroup v1 and v2 name it differently.
-        let cache = details
-            .get("total_inactive_file")
-            .or_else(|| details.get("inactive_file"));
+        let cache = details.get("total_inactive_file").or_else(|| details.get("inactive_file"));
         Ok(usage.saturating_sub(cache.copied().unwrap_or(0)))
     }
 }
 
 /// For what should not run: 404 and 409 ("is not running") are both an end.
 fn gone_is_fine(error: EngineError) -> Result<(), EngineError> {
-    if matches!(
-        error.kind(),
-        EngineErrorKind::NotFound | EngineErrorKind::Conflict
-    ) {
+    if matches!(error.kind(), EngineErrorKind::NotFound | EngineErrorKind::Conflict) {
         Ok(())
     } else {
         Err(error)

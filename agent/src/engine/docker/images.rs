@@ -33,11 +33,9 @@ pub struct ImageFacts {
 impl ImageFacts {
     /// Whether it was pulled as `digest`.
     pub fn has(&self, digest: &Digest) -> bool {
-        self.repo_digests.iter().any(|found| {
-            found
-                .rsplit_once('@')
-                .is_some_and(|(_, found)| found == digest.as_str())
-        })
+        self.repo_digests
+            .iter()
+            .any(|found| found.rsplit_once('@').is_some_and(|(_, found)| found == digest.as_str()))
     }
 }
 
@@ -52,9 +50,7 @@ pub struct RegistryLogin {
 
 impl fmt::Debug for RegistryLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryLogin")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        f.debug_struct("RegistryLogin").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -75,21 +71,11 @@ impl Engine {
     /// The image a reference names here, if it is there.
     pub async fn image(&self, reference: &Reference) -> Result<Option<ImageFacts>, EngineError> {
         let name = wanted(reference);
-        match within(
-            QUICK,
-            "inspect image",
-            &name,
-            self.docker.inspect_image(&name),
-        )
-        .await
-        {
+        match within(QUICK, "inspect image", &name, self.docker.inspect_image(&name)).await {
             Ok(found) => Ok(Some(ImageFacts {
                 id: found.id.unwrap_or_default(),
                 repo_digests: found.repo_digests.unwrap_or_default(),
-                size: found
-                    .size
-                    .and_then(|size| u64::try_from(size).ok())
-                    .unwrap_or(0),
+                size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             })),
             Err(error)
                 if matches!(

@@ -14,13 +14,7 @@ impl Engine {
     pub async fn ensure_network(&self, spec: &NetworkSpec, site: &Site) -> Result<(), EngineError> {
         const DOING: &str = "create network";
         let problem = |kind, found: &str| Err(EngineError::new(kind, DOING, &spec.name, found));
-        match within(
-            QUICK,
-            DOING,
-            &spec.name,
-            self.docker.inspect_network(&spec.name, None),
-        )
-        .await
+        match within(QUICK, DOING, &spec.name, self.docker.inspect_network(&spec.name, None)).await
         {
             Ok(found) => {
                 let labels = found.labels.unwrap_or_default();
@@ -37,21 +31,12 @@ impl Engine {
             Err(error) => return Err(error),
         }
         let body = request::network(spec, site);
-        within(SLOW, DOING, &spec.name, self.docker.create_network(body))
-            .await
-            .map(drop)
+        within(SLOW, DOING, &spec.name, self.docker.create_network(body)).await.map(drop)
     }
 
     /// Removes a network by name or id; one that is gone is fine.
     pub async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
-        match within(
-            SLOW,
-            "remove network",
-            name,
-            self.docker.remove_network(name),
-        )
-        .await
-        {
+        match within(SLOW, "remove network", name, self.docker.remove_network(name)).await {
             Err(error) if error.kind() == EngineErrorKind::NotFound => Ok(()),
             done => done,
         }

@@ -22,9 +22,8 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// Containers inspected at once.
 const AT_ONCE: usize = 8;
 /// What happens to a container that may matter to us.
-const ACTIONS: [&str; 9] = [
-    "create", "start", "die", "oom", "kill", "pause", "unpause", "rename", "destroy",
-];
+const ACTIONS: [&str; 9] =
+    ["create", "start", "die", "oom", "kill", "pause", "unpause", "rename", "destroy"];
 
 impl Engine {
     /// What the engine holds, seen from `node`.
@@ -32,27 +31,16 @@ impl Engine {
         const DOING: &str = "look at what node";
         let mut observed = Observed::default();
         let all = ListContainersOptionsBuilder::new().all(true).build();
-        let listed = within(
-            QUICK,
-            DOING,
-            node.as_str(),
-            self.docker.list_containers(Some(all)),
-        )
-        .await?;
+        let listed =
+            within(QUICK, DOING, node.as_str(), self.docker.list_containers(Some(all))).await?;
         let mut ours = Vec::new();
         for container in listed {
             let names = container.names.unwrap_or_default();
-            let is_ours = container
-                .labels
-                .unwrap_or_default()
-                .get(label::NODE)
-                .map(String::as_str)
+            let is_ours = container.labels.unwrap_or_default().get(label::NODE).map(String::as_str)
                 == Some(node.as_str());
             match (is_ours, container.id) {
                 (true, Some(id)) => ours.push(id),
-                _ => observed
-                    .foreign_containers
-                    .extend(names.iter().map(|name| bare(name))),
+                _ => observed.foreign_containers.extend(names.iter().map(|name| bare(name))),
             }
         }
         let inspected: Vec<Option<ContainerInspectResponse>> = stream::iter(ours)
@@ -72,19 +60,13 @@ impl Engine {
         )
         .await?;
         for network in networks {
-            let (name, id) = (
-                network.name.unwrap_or_default(),
-                network.id.unwrap_or_default(),
-            );
+            let (name, id) = (network.name.unwrap_or_default(), network.id.unwrap_or_default());
             let mut labels = network.labels.unwrap_or_default();
             if labels.get(label::NODE).map(String::as_str) == Some(node.as_str()) {
                 let spec = labels.remove(label::SPEC).unwrap_or_default();
                 observed.networks.insert(name, ObservedNetwork { id, spec });
             } else {
-                let pools = network
-                    .ipam
-                    .and_then(|ipam| ipam.config)
-                    .unwrap_or_default();
+                let pools = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
                 let subnets = pools
                     .iter()
                     .filter_map(|pool| Subnet::parse(pool.subnet.as_deref()?))
@@ -93,22 +75,11 @@ impl Engine {
             }
         }
 
-        let filter = ListVolumesOptionsBuilder::new()
-            .filters(&of_node(node))
-            .build();
-        let volumes = within(
-            QUICK,
-            DOING,
-            node.as_str(),
-            self.docker.list_volumes(Some(filter)),
-        )
-        .await?;
-        observed.volumes = volumes
-            .volumes
-            .unwrap_or_default()
-            .into_iter()
-            .map(|volume| volume.name)
-            .collect();
+        let filter = ListVolumesOptionsBuilder::new().filters(&of_node(node)).build();
+        let volumes =
+            within(QUICK, DOING, node.as_str(), self.docker.list_volumes(Some(filter))).await?;
+        observed.volumes =
+            volumes.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect();
         Ok(observed)
     }
 
@@ -136,13 +107,8 @@ impl Engine {
         &self,
         id: String,
     ) -> Result<Option<ContainerInspectResponse>, EngineError> {
-        match within(
-            QUICK,
-            "inspect container",
-            &id,
-            self.docker.inspect_container(&id, None),
-        )
-        .await
+        match within(QUICK, "inspect container", &id, self.docker.inspect_container(&id, None))
+            .await
         {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == EngineErrorKind::NotFound => Ok(None),
@@ -190,18 +156,12 @@ fn of_node(node: &NodeId) -> HashMap<String, Vec<String>> {
 
 /// The fixed addresses, which a stopped container has as well as a running one.
 fn addresses(container: &ContainerInspectResponse) -> BTreeMap<String, std::net::Ipv4Addr> {
-    let networks = container
-        .network_settings
-        .as_ref()
-        .and_then(|settings| settings.networks.clone());
+    let networks =
+        container.network_settings.as_ref().and_then(|settings| settings.networks.clone());
     let fixed = |(name, end): (String, bollard::models::EndpointSettings)| {
         Some((name, end.ipam_config?.ipv4_address?.parse().ok()?))
     };
-    networks
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(fixed)
-        .collect()
+    networks.unwrap_or_default().into_iter().filter_map(fixed).collect()
 }
 
 pub(super) fn state(container: &ContainerInspectResponse) -> RunState {
@@ -212,10 +172,7 @@ pub(super) fn state(container: &ContainerInspectResponse) -> RunState {
         ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::STOPPING => {
             RunState::Running {
                 since: state.started_at.unwrap_or_default(),
-                pid: state
-                    .pid
-                    .and_then(|pid| u32::try_from(pid).ok())
-                    .unwrap_or(0),
+                pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
             }
         }
         ContainerStateStatusEnum::EXITED => RunState::Exited {

@@ -43,12 +43,8 @@ impl Engine {
         follow: bool,
     ) -> impl Stream<Item = Result<LogLine, EngineError>> + Send + use<> {
         let tail = tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .follow(follow)
-            .tail(&tail)
-            .build();
+        let options =
+            LogsOptionsBuilder::new().stdout(true).stderr(true).follow(follow).tail(&tail).build();
         let target = name.to_owned();
         let chunks = Box::pin(self.docker.logs(name, Some(options)));
         let begin = (chunks, Cutter::default(), target);
@@ -92,11 +88,7 @@ impl Engine {
             let exec = within(QUICK, DOING, name, self.docker.create_exec(name, options)).await?;
             let started =
                 within(QUICK, DOING, name, self.docker.start_exec(&exec.id, None)).await?;
-            let StartExecResults::Attached {
-                output: mut chunks,
-                input: _,
-            } = started
-            else {
+            let StartExecResults::Attached { output: mut chunks, input: _ } = started else {
                 return Err(EngineError::new(
                     EngineErrorKind::Engine,
                     DOING,
@@ -138,14 +130,9 @@ struct Cutter {
 impl Cutter {
     fn push(&mut self, chunk: &LogOutput) {
         let stderr = matches!(chunk, LogOutput::StdErr { .. });
-        let lines = if stderr {
-            &mut self.stderr
-        } else {
-            &mut self.stdout
-        };
+        let lines = if stderr { &mut self.stderr } else { &mut self.stdout };
         let lines = lines.push(chunk.as_ref());
-        self.ready
-            .extend(lines.into_iter().map(|text| LogLine { stderr, text }));
+        self.ready.extend(lines.into_iter().map(|text| LogLine { stderr, text }));
     }
 
     fn finish(&mut self) {

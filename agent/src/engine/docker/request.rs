@@ -43,12 +43,7 @@ pub(super) fn container(
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
         }),
-        network_mode: Some(
-            spec.networks
-                .first()
-                .map_or("none", |first| &first.network)
-                .to_owned(),
-        ),
+        network_mode: Some(spec.networks.first().map_or("none", |first| &first.network).to_owned()),
         memory,
         // No swap beyond the limit: a swapping api is worse than a restarted one.
         memory_swap: memory,
@@ -61,9 +56,7 @@ pub(super) fn container(
         }]),
         cap_drop: Some(spec.cap_drop.clone()),
         cap_add: Some(spec.cap_add.clone()),
-        security_opt: spec
-            .no_new_privileges
-            .then(|| vec!["no-new-privileges".to_owned()]),
+        security_opt: spec.no_new_privileges.then(|| vec!["no-new-privileges".to_owned()]),
         init: Some(false),
         log_config: Some(log_config(site.logs(), &spec.service)),
         mounts: Some(mounts(spec, files)),
@@ -74,12 +67,7 @@ pub(super) fn container(
         entrypoint: spec.entrypoint.clone(),
         cmd: spec.command.clone(),
         user: spec.user.clone(),
-        env: Some(
-            spec.env
-                .iter()
-                .map(|(key, value)| format!("{key}={}", open(value)))
-                .collect(),
-        ),
+        env: Some(spec.env.iter().map(|(key, value)| format!("{key}={}", open(value))).collect()),
         labels: Some(labels),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: Some(seconds(spec.stop_timeout)),
@@ -160,20 +148,12 @@ fn saturating(number: u64) -> i64 {
 
 fn log_config(driver: LogDriver, service: &str) -> HostConfigLogConfig {
     let (typ, options) = match driver {
-        LogDriver::JsonFile => (
-            "json-file",
-            vec![("max-size", LOG_SIZE), ("max-file", LOG_FILES)],
-        ),
+        LogDriver::JsonFile => ("json-file", vec![("max-size", LOG_SIZE), ("max-file", LOG_FILES)]),
         LogDriver::Journald => ("journald", vec![("tag", service)]),
     };
-    let config = options
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-    HostConfigLogConfig {
-        typ: Some(typ.to_owned()),
-        config: Some(config),
-    }
+    let config =
+        options.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    HostConfigLogConfig { typ: Some(typ.to_owned()), config: Some(config) }
 }
 
 fn mounts(spec: &ContainerSpec, files: Vec<PlacedFile>) -> Vec<Mount> {
@@ -219,18 +199,11 @@ mod tests {
     fn a_container_is_created_the_way_the_agent_keeps_it() {
         let (_state, site) = site(LogDriver::JsonFile);
         let mut spec = sample::container("api", 2);
-        spec.env
-            .insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
+        spec.env.insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
         spec.limits.memory = Some(1 << 30);
         spec.stop_timeout = Duration::from_millis(1500);
-        spec.volumes = vec![VolumeMount {
-            volume: "dify-n1-v".into(),
-            path: "/v".into(),
-        }];
-        let files = vec![PlacedFile {
-            source: "/state/f".into(),
-            target: "/f".into(),
-        }];
+        spec.volumes = vec![VolumeMount { volume: "dify-n1-v".into(), path: "/v".into() }];
+        let files = vec![PlacedFile { source: "/state/f".into(), target: "/f".into() }];
         let mut body =
             serde_json::to_value(container(&spec, &site, files, vec![])).expect("serialises");
         let hash = body["Labels"][label::SPEC].take();
@@ -266,13 +239,9 @@ mod tests {
     #[test]
     fn the_journal_gets_the_service_as_tag_and_networks_their_subnet() {
         let (_state, site) = site(LogDriver::Journald);
-        let body = serde_json::to_value(container(
-            &sample::container("api", 2),
-            &site,
-            vec![],
-            vec![],
-        ))
-        .expect("serialises");
+        let body =
+            serde_json::to_value(container(&sample::container("api", 2), &site, vec![], vec![]))
+                .expect("serialises");
         assert_eq!(
             body["HostConfig"]["LogConfig"],
             serde_json::json!({"Type": "journald", "Config": {"tag": "api"}})

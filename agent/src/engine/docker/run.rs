@@ -62,12 +62,7 @@ impl Engine {
         const DOING: &str = "run one-shot";
         let Some(_waiting) = Waiting::begin(&self.running, &spec.name) else {
             let found = "this process runs it already";
-            return Err(EngineError::new(
-                EngineErrorKind::Stale,
-                DOING,
-                &spec.name,
-                found,
-            ));
+            return Err(EngineError::new(EngineErrorKind::Stale, DOING, &spec.name, found));
         };
         self.clear_leftover(spec, site).await?;
         let labels = vec![
@@ -85,11 +80,7 @@ impl Engine {
     pub async fn remove_orphans(&self, site: &Site) -> Result<usize, EngineError> {
         let observed = self.observe(site.node()).await?;
         let mut removed = 0;
-        for one_shot in observed
-            .one_shots
-            .values()
-            .filter(|one_shot| one_shot.orphan)
-        {
+        for one_shot in observed.one_shots.values().filter(|one_shot| one_shot.orphan) {
             self.remove(&one_shot.id).await?;
             removed += 1;
         }
@@ -120,10 +111,7 @@ impl Engine {
         } else if ended.is_err() {
             let _ = self.kill(id, "SIGKILL").await;
             let _ = tokio::time::timeout(LOG_MARGIN, read()).await;
-            return Ok(Finished {
-                ended: Ended::Deadline(deadline),
-                tail: tail.into_lines(),
-            });
+            return Ok(Finished { ended: Ended::Deadline(deadline), tail: tail.into_lines() });
         }
         let inspected = self.inspect(id.to_owned()).await?;
         let ended = match inspected.as_ref().map(observe::state) {
@@ -139,10 +127,7 @@ impl Engine {
                 ));
             }
         };
-        Ok(Finished {
-            ended,
-            tail: tail.into_lines(),
-        })
+        Ok(Finished { ended, tail: tail.into_lines() })
     }
 
     async fn clear_leftover(&self, spec: &ContainerSpec, site: &Site) -> Result<(), EngineError> {
@@ -150,41 +135,24 @@ impl Engine {
         let Some(found) = self.inspect(spec.name.clone()).await? else {
             return Ok(());
         };
-        let labels = found
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default();
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         let label = |key| labels.get(key).map_or("", String::as_str);
         if label(label::NODE) != site.node().as_str() || label(label::ROLE) != ONE_SHOT {
             let found = "a container of that name exists";
-            return Err(EngineError::new(
-                EngineErrorKind::Conflict,
-                DOING,
-                &spec.name,
-                found,
-            ));
+            return Err(EngineError::new(EngineErrorKind::Conflict, DOING, &spec.name, found));
         }
         let owner = label(label::OWNER);
         if owner != this_process() && is_alive(owner) {
             let found = format!("process {owner} runs it already");
-            return Err(EngineError::new(
-                EngineErrorKind::Stale,
-                DOING,
-                &spec.name,
-                found,
-            ));
+            return Err(EngineError::new(EngineErrorKind::Stale, DOING, &spec.name, found));
         }
-        self.remove(&found.id.unwrap_or_else(|| spec.name.clone()))
-            .await
+        self.remove(&found.id.unwrap_or_else(|| spec.name.clone())).await
     }
 
     /// Whether somebody will remove this one-shot when it is done.
     pub(super) fn is_waited_for(&self, name: &str, owner: &str) -> bool {
         if owner == this_process() {
-            self.running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(name)
+            self.running.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
         } else {
             is_alive(owner)
         }
@@ -199,23 +167,14 @@ struct Waiting {
 
 impl Waiting {
     fn begin(running: &Arc<Mutex<BTreeSet<String>>>, name: &str) -> Option<Self> {
-        let is_new = running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned());
-        is_new.then(|| Self {
-            running: running.clone(),
-            name: name.to_owned(),
-        })
+        let is_new = running.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        is_new.then(|| Self { running: running.clone(), name: name.to_owned() })
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.name);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
 
@@ -228,19 +187,14 @@ fn is_alive(owner: &str) -> bool {
     let Some((pid, started)) = owner.split_once(':') else {
         return false;
     };
-    pid.parse()
-        .is_ok_and(|pid| start_time(pid).is_some_and(|time| time == started))
+    pid.parse().is_ok_and(|pid| start_time(pid).is_some_and(|time| time == started))
 }
 
 /// Field 22 of `/proc/PID/stat` (proc(5)), in clock ticks since boot; the
 /// fields are counted from the last parenthesis, as a name may hold anything.
 fn start_time(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)
-        .map(str::to_owned)
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }
 
 #[cfg(test)]

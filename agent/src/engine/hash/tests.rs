@@ -14,25 +14,14 @@ fn spec() -> ContainerSpec {
             ("PLAIN".into(), EnvValue::Plain("x".into())),
             ("SECRET".into(), EnvValue::Secret(Secret::from("hunter2"))),
         ]),
-        files: vec![FileMount {
-            path: "/f".into(),
-            content: "c".into(),
-            mode: 0o444,
-        }],
-        volumes: vec![VolumeMount {
-            volume: "v".into(),
-            path: "/v".into(),
-        }],
+        files: vec![FileMount { path: "/f".into(), content: "c".into(), mode: 0o444 }],
+        volumes: vec![VolumeMount { volume: "v".into(), path: "/v".into() }],
         networks: vec![Attachment {
             network: "n".into(),
             address: Ipv4Addr::new(10, 0, 0, 2),
             aliases: vec!["api".into()],
         }],
-        limits: Limits {
-            memory: Some(1),
-            cpu_shares: None,
-            pids: None,
-        },
+        limits: Limits { memory: Some(1), cpu_shares: None, pids: None },
         cap_drop: vec!["ALL".into()],
         cap_add: vec![],
         no_new_privileges: true,
@@ -47,9 +36,7 @@ fn spec() -> ContainerSpec {
 
 #[test]
 fn every_change_of_a_field_changes_the_hash() {
-    let hasher = SpecHasher {
-        key: [7; KEY_BYTES],
-    };
+    let hasher = SpecHasher { key: [7; KEY_BYTES] };
     let changes: Vec<fn(&mut ContainerSpec)> = vec![
         |s| s.service = "web".into(),
         |s| s.name = "x".into(),
@@ -60,12 +47,7 @@ fn every_change_of_a_field_changes_the_hash() {
         |s| s.command = Some(vec!["ab".into()]),
         |s| s.user = Some("1000".into()),
         |s| drop(s.env.insert("PLAIN".into(), EnvValue::Plain("y".into()))),
-        |s| {
-            drop(
-                s.env
-                    .insert("SECRET".into(), EnvValue::Secret(Secret::from("hunter3"))),
-            )
-        },
+        |s| drop(s.env.insert("SECRET".into(), EnvValue::Secret(Secret::from("hunter3")))),
         |s| drop(s.env.insert("NEW".into(), EnvValue::Plain(String::new()))),
         |s| drop(s.env.remove("PLAIN")),
         |s| s.files[0].path = "/g".into(),
@@ -86,24 +68,9 @@ fn every_change_of_a_field_changes_the_hash() {
         |s| s.stop_signal = Some("SIGINT".into()),
         |s| s.stop_timeout = Duration::from_millis(10_001),
         |s| s.probe = Probe::Tcp { port: 5002 },
-        |s| {
-            s.probe = Probe::Running {
-                stable_for: Duration::from_secs(5001),
-            }
-        },
-        |s| {
-            s.probe = Probe::Http {
-                port: 5001,
-                path: "/".into(),
-                deadline: Duration::ZERO,
-            }
-        },
-        |s| {
-            s.probe = Probe::Exec {
-                command: vec![],
-                deadline: Duration::ZERO,
-            }
-        },
+        |s| s.probe = Probe::Running { stable_for: Duration::from_secs(5001) },
+        |s| s.probe = Probe::Http { port: 5001, path: "/".into(), deadline: Duration::ZERO },
+        |s| s.probe = Probe::Exec { command: vec![], deadline: Duration::ZERO },
         |s| s.after = vec!["api".into()],
         |s| s.serving = false,
         |s| s.stop_order = 2,
@@ -128,9 +95,7 @@ fn every_change_of_a_field_changes_the_hash() {
 
 #[test]
 fn networks_have_hashes_too() {
-    let hasher = SpecHasher {
-        key: [7; KEY_BYTES],
-    };
+    let hasher = SpecHasher { key: [7; KEY_BYTES] };
     let network = NetworkSpec {
         name: "n".into(),
         subnet: Ipv4Addr::new(10, 0, 0, 0),
@@ -165,16 +130,9 @@ fn the_key_is_made_once_private_and_decides_the_hash() {
     let hash = first.container(&spec(), LogDriver::JsonFile);
     assert_eq!(hash, second.container(&spec(), LogDriver::JsonFile));
     let path = state.path().join(KEY_FILE);
-    let mode = std::fs::metadata(&path)
-        .expect("exists")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(&path).expect("exists").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(
-        std::fs::read_dir(state.path()).expect("readable").count(),
-        1,
-        "no draft is left"
-    );
+    assert_eq!(std::fs::read_dir(state.path()).expect("readable").count(), 1, "no draft is left");
 
     let other = tempfile::tempdir().expect("temporary directory");
     let other = SpecHasher::open(other.path()).expect("made");
@@ -185,10 +143,7 @@ fn the_key_is_made_once_private_and_decides_the_hash() {
     );
 
     std::fs::write(&path, b"short").expect("writable");
-    assert!(
-        SpecHasher::open(state.path()).is_err(),
-        "a broken key is not silently replaced"
-    );
+    assert!(SpecHasher::open(state.path()).is_err(), "a broken key is not silently replaced");
     assert_eq!(format!("{first:?}"), "SpecHasher([REDACTED])");
 }
 
@@ -205,10 +160,7 @@ fn two_that_start_at_once_agree_on_one_key() {
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("no panic"))
-            .collect()
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]));
 }

@@ -52,11 +52,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let state = arguments
-        .state
-        .map(StateFile::read)
-        .transpose()?
-        .unwrap_or_default();
+    let state = arguments.state.map(StateFile::read).transpose()?.unwrap_or_default();
     let options = SimOptions {
         bind: arguments.listen.ip(),
         port: arguments.listen.port(),

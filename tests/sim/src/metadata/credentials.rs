@@ -29,10 +29,7 @@ impl Metadata {
     pub(super) fn credential(&self, call: &Call, account: &str, leaf: &str) -> Reply {
         let (email, instance) = {
             let state = locked(&self.state);
-            (
-                state.instance.service_account.clone(),
-                state.instance.clone(),
-            )
+            (state.instance.service_account.clone(), state.instance.clone())
         };
         if email.is_empty() || (account != "default" && account != email) {
             return not_found();
@@ -45,10 +42,7 @@ impl Metadata {
                 json!({ "access_token": issued.token, "expires_in": left, "token_type": "Bearer" });
             return wire::reply(StatusCode::OK, "application/json", value.to_string());
         }
-        let Some(audience) = call
-            .query("audience")
-            .filter(|audience| !audience.is_empty())
-        else {
+        let Some(audience) = call.query("audience").filter(|audience| !audience.is_empty()) else {
             return wire::reply(
                 StatusCode::BAD_REQUEST,
                 "text/html; charset=UTF-8",

@@ -31,12 +31,7 @@ impl Guest {
         {
             self.queries.pop_front();
         }
-        let last_second = self
-            .queries
-            .iter()
-            .rev()
-            .take_while(|at| **at > since(1))
-            .count();
+        let last_second = self.queries.iter().rev().take_while(|at| **at > since(1)).count();
         let within = self.queries.len() < PER_MINUTE && last_second < PER_SECOND;
         if within {
             self.queries.push_back(now);
@@ -45,10 +40,7 @@ impl Guest {
     }
 
     pub(crate) fn set(&mut self, namespace: &str, key: &str, value: String) {
-        self.values
-            .entry(namespace.to_owned())
-            .or_default()
-            .insert(key.to_owned(), value);
+        self.values.entry(namespace.to_owned()).or_default().insert(key.to_owned(), value);
     }
 
     /// False when there was nothing to remove.
@@ -67,9 +59,7 @@ impl Guest {
 /// Namespaces and keys: letters, digits, `_` and `-`, at most 128 of them.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=128).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 #[cfg(test)]
@@ -80,18 +70,9 @@ mod tests {
     fn ten_a_minute_three_a_second() {
         let mut guest = Guest::default();
         let at = |seconds: u64| Duration::from_secs(1_000 + seconds);
-        assert_eq!(
-            [(); 4].map(|()| guest.within_rate(at(0))),
-            [true, true, true, false]
-        );
-        assert_eq!(
-            [(); 4].map(|()| guest.within_rate(at(10))),
-            [true, true, true, false]
-        );
-        assert_eq!(
-            [(); 4].map(|()| guest.within_rate(at(20))),
-            [true, true, true, false]
-        );
+        assert_eq!([(); 4].map(|()| guest.within_rate(at(0))), [true, true, true, false]);
+        assert_eq!([(); 4].map(|()| guest.within_rate(at(10))), [true, true, true, false]);
+        assert_eq!([(); 4].map(|()| guest.within_rate(at(20))), [true, true, true, false]);
         assert_eq!([(); 2].map(|()| guest.within_rate(at(30))), [true, false]);
         assert!(guest.within_rate(at(61)));
     }

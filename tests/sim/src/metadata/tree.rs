@@ -42,11 +42,7 @@ impl Node {
     /// Names one a line, directories with a slash.
     pub(crate) fn listing(&self) -> String {
         let line = |(name, child): (String, &Node)| {
-            [
-                name.as_str(),
-                if child.is_directory() { "/\n" } else { "\n" },
-            ]
-            .concat()
+            [name.as_str(), if child.is_directory() { "/\n" } else { "\n" }].concat()
         };
         self.children().into_iter().map(line).collect()
     }
@@ -55,9 +51,7 @@ impl Node {
         let object = |children: &BTreeMap<String, Node>, name: fn(&str) -> String| {
             let shown = children.iter().filter(|(_, child)| **child != Node::Hidden);
             Value::Object(
-                shown
-                    .map(|(key, child)| (name(key), child.json()))
-                    .collect::<Map<_, _>>(),
+                shown.map(|(key, child)| (name(key), child.json())).collect::<Map<_, _>>(),
             )
         };
         match self {
@@ -75,24 +69,16 @@ impl Node {
             return format!("{prefix} {text}\n");
         }
         let join = |name: &str| {
-            if prefix.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{prefix}/{name}")
-            }
+            if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
         };
-        self.children()
-            .iter()
-            .map(|(name, child)| child.lines(&join(name)))
-            .collect()
+        self.children().iter().map(|(name, child)| child.lines(&join(name))).collect()
     }
 
     fn children(&self) -> Vec<(String, &Node)> {
         match self {
-            Self::Directory(children) | Self::Verbatim(children) => children
-                .iter()
-                .map(|(name, child)| (name.clone(), child))
-                .collect(),
+            Self::Directory(children) | Self::Verbatim(children) => {
+                children.iter().map(|(name, child)| (name.clone(), child)).collect()
+            }
             Self::List(children) => children
                 .iter()
                 .enumerate()
@@ -117,17 +103,11 @@ pub(crate) fn document(
             "project",
             directory([
                 ("attributes", verbatim(attributes)),
-                (
-                    "numeric-project-id",
-                    leaf(number.to_string(), number.into()),
-                ),
+                ("numeric-project-id", leaf(number.to_string(), number.into())),
                 ("project-id", text(&project.id)),
             ]),
         ),
-        (
-            "universe",
-            directory([("universe-domain", text("googleapis.com"))]),
-        ),
+        ("universe", directory([("universe-domain", text("googleapis.com"))])),
     ])
 }
 
@@ -144,27 +124,15 @@ fn instance_node(project: &Project, instance: &Instance, guest: &Guest) -> Node 
         ("cpu-platform", text("Intel Broadwell")),
         ("description", text("")),
         ("guest-attributes", Node::Verbatim(guest)),
-        (
-            "hostname",
-            text(&format!("{name}.{zone}.c.{}.internal", project.id)),
-        ),
+        ("hostname", text(&format!("{name}.{zone}.c.{}.internal", project.id))),
         ("id", leaf(instance.id.to_string(), instance.id.into())),
         (
             "machine-type",
-            text(&format!(
-                "projects/{number}/machineTypes/{}",
-                instance.machine_type
-            )),
+            text(&format!("projects/{number}/machineTypes/{}", instance.machine_type)),
         ),
-        (
-            "maintenance-event",
-            text(&instance.maintenance_event.to_string()),
-        ),
+        ("maintenance-event", text(&instance.maintenance_event.to_string())),
         ("name", text(name)),
-        (
-            "network-interfaces",
-            Node::List(vec![interface(project, instance)]),
-        ),
+        ("network-interfaces", Node::List(vec![interface(project, instance)])),
         ("preempted", upper(instance.preempted)),
         (
             "scheduling",
@@ -172,20 +140,13 @@ fn instance_node(project: &Project, instance: &Instance, guest: &Guest) -> Node 
                 ("automatic-restart", upper(!instance.preemptible)),
                 (
                     "on-host-maintenance",
-                    text(if instance.preemptible {
-                        "TERMINATE"
-                    } else {
-                        "MIGRATE"
-                    }),
+                    text(if instance.preemptible { "TERMINATE" } else { "MIGRATE" }),
                 ),
                 ("preemptible", upper(instance.preemptible)),
             ]),
         ),
         ("service-accounts", accounts(instance)),
-        (
-            "tags",
-            leaf(json!(instance.tags).to_string(), json!(instance.tags)),
-        ),
+        ("tags", leaf(json!(instance.tags).to_string(), json!(instance.tags))),
         // Written as Google's text says for a VM that was told nothing; it stands before HTTP 200 only with alt=json.
         ("upcoming-maintenance", text("NONE")),
         ("virtual-clock", directory([("drift-token", text("0"))])),
@@ -199,26 +160,11 @@ fn interface(project: &Project, instance: &Instance) -> Node {
         ("dns-servers", Node::List(vec![text("169.254.169.254")])),
         ("forwarded-ips", Node::List(Vec::new())),
         ("ip", text(&instance.ip.to_string())),
-        (
-            "ip-aliases",
-            Node::List(
-                instance
-                    .ip_aliases
-                    .iter()
-                    .map(|range| text(range))
-                    .collect(),
-            ),
-        ),
+        ("ip-aliases", Node::List(instance.ip_aliases.iter().map(|range| text(range)).collect())),
         // Google derives the hardware address from the internal one in the same way.
-        (
-            "mac",
-            text(&format!("42:01:{a:02x}:{b:02x}:{c:02x}:{d:02x}")),
-        ),
+        ("mac", text(&format!("42:01:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))),
         ("mtu", leaf("1460".into(), 1460.into())),
-        (
-            "network",
-            text(&format!("projects/{}/networks/default", project.number)),
-        ),
+        ("network", text(&format!("projects/{}/networks/default", project.number))),
     ])
 }
 
@@ -245,30 +191,17 @@ fn accounts(instance: &Instance) -> Node {
         ("token", Node::Hidden),
     ]);
     Node::Verbatim(
-        [
-            ("default".to_owned(), account.clone()),
-            (instance.service_account.clone(), account),
-        ]
-        .into(),
+        [("default".to_owned(), account.clone()), (instance.service_account.clone(), account)]
+            .into(),
     )
 }
 
 fn directory<const N: usize>(children: [(&str, Node); N]) -> Node {
-    Node::Directory(
-        children
-            .into_iter()
-            .map(|(name, node)| (name.to_owned(), node))
-            .collect(),
-    )
+    Node::Directory(children.into_iter().map(|(name, node)| (name.to_owned(), node)).collect())
 }
 
 fn verbatim(values: &BTreeMap<String, String>) -> Node {
-    Node::Verbatim(
-        values
-            .iter()
-            .map(|(key, value)| (key.clone(), text(value)))
-            .collect(),
-    )
+    Node::Verbatim(values.iter().map(|(key, value)| (key.clone(), text(value))).collect())
 }
 
 fn text(value: &str) -> Node {
@@ -303,10 +236,7 @@ mod tests {
             "on-host-maintenance",
             verbatim(&[("my-key".to_owned(), "1".to_owned())].into()),
         )]);
-        assert_eq!(
-            node.json(),
-            json!({ "onHostMaintenance": { "my-key": "1" } })
-        );
+        assert_eq!(node.json(), json!({ "onHostMaintenance": { "my-key": "1" } }));
         assert_eq!(node.lines(""), "on-host-maintenance/my-key 1\n");
     }
 }

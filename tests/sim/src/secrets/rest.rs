@@ -70,12 +70,7 @@ pub(super) fn answer(secrets: &Secrets, call: &Call, iam: &Iam) -> Reply {
     };
     let ours = *project == secrets.project.id || *project == secrets.project.number.to_string();
     if !ours || !iam.may(&email, verb.permission()) {
-        let resource = call
-            .path
-            .trim_start_matches("/v1/")
-            .split(':')
-            .next()
-            .unwrap_or_default();
+        let resource = call.path.trim_start_matches("/v1/").split(':').next().unwrap_or_default();
         return denied(verb.permission(), resource);
     }
     let tail = format!("{location}secrets/{id}");
@@ -125,8 +120,7 @@ fn act(
     match verb {
         Verb::ListSecrets => {
             let inside = state.iter().filter(|(key, _)| {
-                key.rsplit_once('/')
-                    .is_some_and(|(head, _)| tail == format!("{head}/"))
+                key.rsplit_once('/').is_some_and(|(head, _)| tail == format!("{head}/"))
             });
             let project = secrets.project.number;
             let list: Vec<_> = inside
@@ -147,9 +141,8 @@ fn act(
                     None,
                 )));
             }
-            let body = call
-                .json()
-                .ok_or_else(|| Box::new(invalid("Invalid JSON payload received.")))?;
+            let body =
+                call.json().ok_or_else(|| Box::new(invalid("Invalid JSON payload received.")))?;
             let mut secret = Secret::new(now);
             let labels = body["labels"].as_object().into_iter().flatten();
             secret.labels = labels
@@ -173,24 +166,18 @@ fn act(
         Verb::ListVersions => {
             let secret = state.get(tail).ok_or_else(missing)?;
             let newest_first = secret.versions.iter().enumerate().rev();
-            let list: Vec<_> = newest_first
-                .map(|(index, version)| version.resource(name, index + 1))
-                .collect();
+            let list: Vec<_> =
+                newest_first.map(|(index, version)| version.resource(name, index + 1)).collect();
             ok(json!({ "versions": list, "totalSize": list.len() }))
         }
         Verb::GetVersion(named) => {
-            let (number, version) = state
-                .get_mut(tail)
-                .ok_or_else(missing)?
-                .version(name, named)?;
+            let (number, version) =
+                state.get_mut(tail).ok_or_else(missing)?.version(name, named)?;
             ok(version.resource(name, number))
         }
         Verb::Access(named) => {
-            let none = || {
-                Box::new(not_found(&format!(
-                    "Secret [{name}] not found or has no versions."
-                )))
-            };
+            let none =
+                || Box::new(not_found(&format!("Secret [{name}] not found or has no versions.")));
             let (number, version) = state.get_mut(tail).ok_or_else(none)?.version(name, named)?;
             version.readable(name, number)?;
             let checksum =
@@ -201,10 +188,8 @@ fn act(
             }))
         }
         Verb::SetState(named, to) => {
-            let (number, version) = state
-                .get_mut(tail)
-                .ok_or_else(missing)?
-                .version(name, named)?;
+            let (number, version) =
+                state.get_mut(tail).ok_or_else(missing)?.version(name, named)?;
             if version.state == VersionState::Destroyed {
                 version.readable(name, number)?;
             }
@@ -217,9 +202,7 @@ fn act(
 /// The payload of an `:addVersion`, its checksum verified when one was sent.
 fn payload(call: &Call) -> Result<Bytes, Box<Reply>> {
     let refuse = |text: &str| Box::new(invalid(text));
-    let body = call
-        .json()
-        .ok_or_else(|| refuse("Invalid JSON payload received."))?;
+    let body = call.json().ok_or_else(|| refuse("Invalid JSON payload received."))?;
     let payload = &body["payload"];
     let data = payload["data"].as_str().map(|data| STANDARD.decode(data));
     let Some(Ok(data)) = data else {
@@ -234,9 +217,7 @@ fn payload(call: &Call) -> Result<Bytes, Box<Reply>> {
         .map(str::to_owned)
         .or_else(|| payload["dataCrc32c"].as_u64().map(|n| n.to_string()));
     if sent.is_some_and(|sent| sent != crc32c::crc32c(&data).to_string()) {
-        return Err(refuse(
-            "The checksum in the secret payload does not match its data.",
-        ));
+        return Err(refuse("The checksum in the secret payload does not match its data."));
     }
     Ok(data.into())
 }
@@ -262,11 +243,8 @@ impl Secret {
     }
 
     fn version(&mut self, name: &str, named: &str) -> Result<(usize, &mut Version), Box<Reply>> {
-        let missing = || {
-            Box::new(not_found(&format!(
-                "Secret Version [{name}/versions/{named}] not found."
-            )))
-        };
+        let missing =
+            || Box::new(not_found(&format!("Secret Version [{name}/versions/{named}] not found.")));
         let number = self.resolve(named).ok_or_else(missing)?;
         Ok((number, &mut self.versions[number - 1]))
     }
@@ -347,10 +325,6 @@ fn unauthenticated(reason: &str) -> Reply {
         &text,
         Some((reason, metadata)),
     );
-    wire::set(
-        &mut reply,
-        "www-authenticate",
-        "Bearer realm=\"https://accounts.google.com/\"",
-    );
+    wire::set(&mut reply, "www-authenticate", "Bearer realm=\"https://accounts.google.com/\"");
     reply
 }

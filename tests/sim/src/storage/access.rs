@@ -19,11 +19,7 @@ pub(super) struct Access<'a> {
 
 impl<'a> Access<'a> {
     pub(super) fn new(iam: &'a Iam, call: &Call, anonymous_allowed: bool) -> Self {
-        Self {
-            iam,
-            caller: iam.caller(call),
-            anonymous_allowed,
-        }
+        Self { iam, caller: iam.caller(call), anonymous_allowed }
     }
 
     pub(super) fn may(&self, permission: &str) -> bool {
@@ -107,11 +103,7 @@ impl Conditions {
 
     /// Before a change: 412 unless all hold. Generation 0 stands for "no such object".
     pub(super) fn check(&self, live: Option<&Object>) -> Result<(), Box<Reply>> {
-        if self.matches(live) && self.differs(live) {
-            Ok(())
-        } else {
-            Err(condition_not_met())
-        }
+        if self.matches(live) && self.differs(live) { Ok(()) } else { Err(condition_not_met()) }
     }
 
     /// Before a read: a `NotMatch` that matches means "you have it already", 304.
@@ -137,8 +129,7 @@ impl Conditions {
 
     fn differs(&self, live: Option<&Object>) -> bool {
         let generation = live.map_or(0, |object| object.generation);
-        self.not_generation
-            .is_none_or(|unwanted| unwanted != generation)
+        self.not_generation.is_none_or(|unwanted| unwanted != generation)
             && self
                 .not_metageneration
                 .is_none_or(|unwanted| live.is_none_or(|object| object.metageneration != unwanted))
@@ -174,10 +165,5 @@ pub(super) fn no_object(bucket: &str, object: &str) -> Box<Reply> {
 }
 
 pub(super) fn invalid(text: &str) -> Box<Reply> {
-    Box::new(wire::storage_error(
-        StatusCode::BAD_REQUEST,
-        "invalid",
-        text,
-        None,
-    ))
+    Box::new(wire::storage_error(StatusCode::BAD_REQUEST, "invalid", text, None))
 }

@@ -41,8 +41,7 @@ pub(super) fn objects(call: &Call, name: &str, bucket: &Bucket) -> Result<Value,
     for (object, stored) in inside {
         let group = given("delimiter").and_then(|delimiter| {
             let rest = &object[prefix.len()..];
-            rest.find(delimiter)
-                .map(|at| &object[..prefix.len() + at + delimiter.len()])
+            rest.find(delimiter).map(|at| &object[..prefix.len() + at + delimiter.len()])
         });
         match group {
             Some(group) if entries.last().is_some_and(|last| last.name() == group) => {}

@@ -37,19 +37,13 @@ pub(super) fn reply(call: &Call, object: &Object) -> Reply {
             return reply;
         }
     };
-    let checksum = if call.spoil_checksum {
-        "AAAAAA==".to_owned()
-    } else {
-        wire::crc32c_base64(&object.data)
-    };
+    let checksum =
+        if call.spoil_checksum { "AAAAAA==".to_owned() } else { wire::crc32c_base64(&object.data) };
     for (name, value) in [
         ("accept-ranges", "bytes".to_owned()),
         ("etag", object.etag()),
         ("x-goog-generation", object.generation.to_string()),
-        (
-            "x-goog-hash",
-            format!("crc32c={checksum},md5={}", md5_base64(&object.data)),
-        ),
+        ("x-goog-hash", format!("crc32c={checksum},md5={}", md5_base64(&object.data))),
         ("x-goog-metageneration", object.metageneration.to_string()),
         ("x-goog-storage-class", "STANDARD".to_owned()),
         ("x-goog-stored-content-encoding", "identity".to_owned()),
@@ -57,15 +51,10 @@ pub(super) fn reply(call: &Call, object: &Object) -> Reply {
     ] {
         wire::set(&mut reply, name, &value);
     }
-    for (field, header) in [
-        ("cacheControl", "cache-control"),
-        ("contentDisposition", "content-disposition"),
-    ] {
-        if let Some(value) = object
-            .fields()
-            .get(field)
-            .and_then(serde_json::Value::as_str)
-        {
+    for (field, header) in
+        [("cacheControl", "cache-control"), ("contentDisposition", "content-disposition")]
+    {
+        if let Some(value) = object.fields().get(field).and_then(serde_json::Value::as_str) {
             wire::set(&mut reply, header, value);
         }
     }
@@ -80,9 +69,7 @@ enum Asked {
 
 /// One range of a `Range` header; Cloud Storage serves no more than one.
 fn range(header: &str, size: usize) -> Asked {
-    let Some((first, last)) = header
-        .strip_prefix("bytes=")
-        .and_then(|range| range.split_once('-'))
+    let Some((first, last)) = header.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
     else {
         return Asked::Unclear;
     };
@@ -92,11 +79,7 @@ fn range(header: &str, size: usize) -> Asked {
         (Err(_), Ok(count)) if first.is_empty() => size.saturating_sub(count)..size,
         _ => return Asked::Unclear,
     };
-    if part.start < part.end {
-        Asked::Part(part)
-    } else {
-        Asked::Beyond
-    }
+    if part.start < part.end { Asked::Part(part) } else { Asked::Beyond }
 }
 
 #[cfg(test)]

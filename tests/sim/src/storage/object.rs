@@ -25,11 +25,7 @@ const SETTABLE: [&str; 6] = [
 ];
 
 /// What an object's name keeps unescaped in links.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 #[derive(Clone, Debug)]
 pub(super) struct Object {
@@ -49,26 +45,14 @@ impl Object {
         generation: u64,
         now: Duration,
     ) -> Self {
-        let fields = fields
-            .into_iter()
-            .filter(|(key, _)| SETTABLE.contains(&key.as_str()))
-            .collect();
-        Self {
-            data,
-            fields,
-            generation,
-            metageneration: 1,
-            created: now,
-            updated: now,
-        }
+        let fields =
+            fields.into_iter().filter(|(key, _)| SETTABLE.contains(&key.as_str())).collect();
+        Self { data, fields, generation, metageneration: 1, created: now, updated: now }
     }
 
     /// A JSON merge patch on the settable fields.
     pub(super) fn patch(&mut self, patch: &Map<String, Value>, now: Duration) {
-        for (key, value) in patch
-            .iter()
-            .filter(|(key, _)| SETTABLE.contains(&key.as_str()))
-        {
+        for (key, value) in patch.iter().filter(|(key, _)| SETTABLE.contains(&key.as_str())) {
             match (value, self.fields.get_mut(key)) {
                 (Value::Null, _) => {
                     self.fields.remove(key);
@@ -91,21 +75,12 @@ impl Object {
     }
 
     pub(super) fn content_type(&self) -> &str {
-        self.fields
-            .get("contentType")
-            .and_then(Value::as_str)
-            .unwrap_or("application/octet-stream")
+        self.fields.get("contentType").and_then(Value::as_str).unwrap_or("application/octet-stream")
     }
 
     pub(super) fn metadata(&self) -> BTreeMap<String, String> {
-        let map = self
-            .fields
-            .get("metadata")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten();
-        map.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-            .collect()
+        let map = self.fields.get("metadata").and_then(Value::as_object).into_iter().flatten();
+        map.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     }
 
     /// A hash of generation and metageneration: the base64 of a protocol buffer of both, as Google's look.
@@ -157,9 +132,7 @@ pub(super) fn verify(
         .map(|(kind, value)| (kind.to_owned(), value.to_owned()));
     let field = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
     let body = [("md5", field("md5Hash")), ("crc32c", field("crc32c"))];
-    let body = body
-        .into_iter()
-        .filter_map(|(kind, value)| Some((kind.to_owned(), value?)));
+    let body = body.into_iter().filter_map(|(kind, value)| Some((kind.to_owned(), value?)));
     for (kind, provided) in body.chain(header) {
         let (noun, calculated) = match kind.as_str() {
             "md5" => ("MD5 hash", md5_base64(data)),
@@ -189,12 +162,7 @@ mod tests {
         // Check values of RFC 3720 (CRC-32C) and RFC 1321 (MD5).
         assert_eq!(wire::crc32c_base64(b"123456789"), "4waSgw==");
         assert_eq!(md5_base64(b""), "1B2M2Y8AsgTpgAmY7PhCfg==");
-        let object = Object::new(
-            Bytes::new(),
-            Map::new(),
-            1_521_045_920_000_000,
-            Duration::ZERO,
-        );
+        let object = Object::new(Bytes::new(), Map::new(), 1_521_045_920_000_000, Duration::ZERO);
         let etag = object.etag();
         assert!(etag.starts_with("CI") && etag.ends_with("EAE="), "{etag}");
     }

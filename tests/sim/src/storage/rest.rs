@@ -26,9 +26,7 @@ pub(super) fn answer(storage: &Storage, call: &Call, access: &Access<'_>) -> Out
         ("GET", ["storage", "v1", "b", bucket]) => {
             access.require("storage.buckets.get")?;
             let mut state = locked(&storage.state);
-            ok(&state
-                .bucket(bucket)?
-                .resource(storage, &call.origin(), bucket))
+            ok(&state.bucket(bucket)?.resource(storage, &call.origin(), bucket))
         }
         ("DELETE", ["storage", "v1", "b", bucket]) => delete_bucket(storage, access, bucket),
         ("GET", ["storage", "v1", "b", bucket, "iam", "testPermissions"]) => {
@@ -39,14 +37,9 @@ pub(super) fn answer(storage: &Storage, call: &Call, access: &Access<'_>) -> Out
             let mut state = locked(&storage.state);
             ok(&list::objects(call, bucket, state.bucket(bucket)?)?)
         }
-        ("GET", ["storage", "v1", "b", bucket, "o", object]) => read(
-            storage,
-            call,
-            access,
-            bucket,
-            object,
-            call.query("alt") == Some("media"),
-        ),
+        ("GET", ["storage", "v1", "b", bucket, "o", object]) => {
+            read(storage, call, access, bucket, object, call.query("alt") == Some("media"))
+        }
         ("GET", ["download", "storage", "v1", "b", bucket, "o", object]) => {
             read(storage, call, access, bucket, object, true)
         }
@@ -71,20 +64,13 @@ pub(super) fn answer(storage: &Storage, call: &Call, access: &Access<'_>) -> Out
                 "o",
                 target,
             ],
-        ) => copy(
-            storage,
-            call,
-            access,
-            (from, source),
-            (to, target),
-            *verb == "rewriteTo",
-        ),
+        ) => copy(storage, call, access, (from, source), (to, target), *verb == "rewriteTo"),
         (_, ["upload", "storage", "v1", "b", bucket, "o"]) => {
             upload::answer(storage, call, access, bucket)
         }
-        (_, ["storage" | "upload" | "download" | "batch", ..]) => Err(Box::new(
-            wire::storage_error(StatusCode::NOT_FOUND, "notFound", "Not Found", None),
-        )),
+        (_, ["storage" | "upload" | "download" | "batch", ..]) => {
+            Err(Box::new(wire::storage_error(StatusCode::NOT_FOUND, "notFound", "Not Found", None)))
+        }
         ("GET" | "HEAD", [bucket, _, ..]) => Ok(read_xml(storage, call, access, bucket)),
         _ => Err(Box::new(wire::storage_error(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -115,23 +101,13 @@ fn insert_bucket(storage: &Storage, call: &Call, access: &Access<'_>) -> Outcome
     let body = call.json().ok_or_else(|| access::invalid("Parse Error"))?;
     let Some(name) = body["name"].as_str().filter(|name| !name.is_empty()) else {
         let text = "Required parameter: name";
-        return Err(Box::new(wire::storage_error(
-            StatusCode::BAD_REQUEST,
-            "required",
-            text,
-            None,
-        )));
+        return Err(Box::new(wire::storage_error(StatusCode::BAD_REQUEST, "required", text, None)));
     };
     let mut state = locked(&storage.state);
     if state.buckets.contains_key(name) {
         let text =
             "Your previous request to create the named bucket succeeded and you already own it.";
-        return Err(Box::new(wire::storage_error(
-            StatusCode::CONFLICT,
-            "conflict",
-            text,
-            None,
-        )));
+        return Err(Box::new(wire::storage_error(StatusCode::CONFLICT, "conflict", text, None)));
     }
     let mut bucket = Bucket::new(storage.clock.now());
     if let Some(location) = body["location"].as_str() {
@@ -150,12 +126,7 @@ fn delete_bucket(storage: &Storage, access: &Access<'_>, name: &str) -> Outcome 
     let mut state = locked(&storage.state);
     if !state.bucket(name)?.objects.is_empty() {
         let text = "The bucket you tried to delete is not empty.";
-        return Err(Box::new(wire::storage_error(
-            StatusCode::CONFLICT,
-            "conflict",
-            text,
-            None,
-        )));
+        return Err(Box::new(wire::storage_error(StatusCode::CONFLICT, "conflict", text, None)));
     }
     state.buckets.remove(name);
     Ok(wire::no_content())
@@ -163,10 +134,8 @@ fn delete_bucket(storage: &Storage, access: &Access<'_>, name: &str) -> Outcome 
 
 fn test_permissions(storage: &Storage, call: &Call, access: &Access<'_>, bucket: &str) -> Outcome {
     locked(&storage.state).bucket(bucket)?;
-    let held: Vec<_> = call
-        .all("permissions")
-        .filter(|permission| access.may(permission))
-        .collect();
+    let held: Vec<_> =
+        call.all("permissions").filter(|permission| access.may(permission)).collect();
     let mut answer = json!({ "kind": "storage#testIamPermissionsResponse" });
     if !held.is_empty() {
         answer["permissions"] = json!(held);
@@ -277,10 +246,7 @@ pub(super) fn put(
     }
     let object = Object::new(data, fields, state.next_generation(now), now);
     let resource = object.resource(origin, bucket, name);
-    state
-        .bucket(bucket)?
-        .objects
-        .insert(name.to_owned(), object);
+    state.bucket(bucket)?.objects.insert(name.to_owned(), object);
     Ok(resource)
 }
 
@@ -304,11 +270,7 @@ fn live<'a>(
 }
 
 fn read_xml(storage: &Storage, call: &Call, access: &Access<'_>, bucket: &str) -> Reply {
-    let name = call
-        .path
-        .trim_start_matches('/')
-        .split_once('/')
-        .map_or("", |(_, name)| name);
+    let name = call.path.trim_start_matches('/').split_once('/').map_or("", |(_, name)| name);
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
     let refuse = |status: StatusCode, code: &str, text: &str| {
         let xml = format!(
@@ -339,11 +301,7 @@ fn read_xml(storage: &Storage, call: &Call, access: &Access<'_>, bucket: &str) -
         None if !access.may("storage.objects.list") => {
             refuse(StatusCode::FORBIDDEN, "AccessDenied", "Access denied.")
         }
-        None => refuse(
-            StatusCode::NOT_FOUND,
-            "NoSuchKey",
-            "The specified key does not exist.",
-        ),
+        None => refuse(StatusCode::NOT_FOUND, "NoSuchKey", "The specified key does not exist."),
     }
 }
 
@@ -354,10 +312,7 @@ pub(super) fn body_fields(call: &Call) -> Result<Map<String, Value>, Box<Reply>>
     }
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the last expression of functions that can refuse"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "the last expression of functions that can refuse")]
 pub(super) fn ok(value: &Value) -> Outcome {
     Ok(wire::json(StatusCode::OK, value))
 }

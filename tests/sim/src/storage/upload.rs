@@ -46,18 +46,8 @@ pub(super) fn answer(storage: &Storage, call: &Call, access: &Access<'_>, bucket
     access.require("storage.objects.create")?;
     match call.query("uploadType") {
         Some("media") => {
-            let content_type = call
-                .header("content-type")
-                .unwrap_or("application/octet-stream");
-            store(
-                storage,
-                call,
-                access,
-                bucket,
-                Map::new(),
-                content_type,
-                call.body.clone(),
-            )
+            let content_type = call.header("content-type").unwrap_or("application/octet-stream");
+            store(storage, call, access, bucket, Map::new(), content_type, call.body.clone())
         }
         Some("multipart") => {
             let (fields, content_type, data) = multipart(call)
@@ -82,9 +72,7 @@ fn store(
 ) -> Outcome {
     let name = object_name(call, &fields)?;
     object::verify(&data, &fields, call.header("x-goog-hash"))?;
-    fields
-        .entry("contentType")
-        .or_insert_with(|| content_type.into());
+    fields.entry("contentType").or_insert_with(|| content_type.into());
     let mut state = locked(&storage.state);
     ok(&put(
         &mut state,
@@ -101,9 +89,7 @@ fn begin(storage: &Storage, call: &Call, access: &Access<'_>, bucket: &str) -> O
     let mut fields = super::rest::body_fields(call)?;
     let name = object_name(call, &fields)?;
     if let Some(content_type) = call.header("x-upload-content-type") {
-        fields
-            .entry("contentType")
-            .or_insert_with(|| content_type.into());
+        fields.entry("contentType").or_insert_with(|| content_type.into());
     }
     let conditions = Conditions::of(call);
     let mut state = locked(&storage.state);
@@ -166,19 +152,12 @@ fn proceed(storage: &Storage, call: &Call, access: &Access<'_>, id: &str) -> Out
         *reply.status_mut() = StatusCode::PERMANENT_REDIRECT;
         wire::set(&mut reply, "x-guploader-uploadid", id);
         if !upload.data.is_empty() {
-            wire::set(
-                &mut reply,
-                "range",
-                &format!("bytes=0-{}", upload.data.len() - 1),
-            );
+            wire::set(&mut reply, "range", &format!("bytes=0-{}", upload.data.len() - 1));
         }
         return Ok(reply);
     }
-    let (data, fields, conditions) = (
-        upload.data.clone().freeze(),
-        upload.fields.clone(),
-        upload.conditions,
-    );
+    let (data, fields, conditions) =
+        (upload.data.clone().freeze(), upload.fields.clone(), upload.conditions);
     let (bucket, name) = (upload.bucket.clone(), upload.name.clone());
     object::verify(&data, &fields, call.header("x-goog-hash"))?;
     let done = put(
@@ -206,12 +185,7 @@ fn cancel(storage: &Storage, id: &str) -> Outcome {
 }
 
 fn gone() -> Box<Reply> {
-    Box::new(wire::storage_error(
-        StatusCode::NOT_FOUND,
-        "notFound",
-        "Not Found",
-        None,
-    ))
+    Box::new(wire::storage_error(StatusCode::NOT_FOUND, "notFound", "Not Found", None))
 }
 
 fn object_name(call: &Call, fields: &Map<String, Value>) -> Result<String, Box<Reply>> {
@@ -220,12 +194,7 @@ fn object_name(call: &Call, fields: &Map<String, Value>) -> Result<String, Box<R
         .or_else(|| fields.get("name").and_then(Value::as_str))
         .filter(|name| !name.is_empty());
     name.map(str::to_owned).ok_or_else(|| {
-        Box::new(wire::storage_error(
-            StatusCode::BAD_REQUEST,
-            "required",
-            "Required",
-            None,
-        ))
+        Box::new(wire::storage_error(StatusCode::BAD_REQUEST, "required", "Required", None))
     })
 }
 
@@ -240,36 +209,24 @@ struct ContentRange {
 impl ContentRange {
     fn of(call: &Call) -> Result<Self, Box<Reply>> {
         let Some(header) = call.header("content-range") else {
-            return Ok(Self {
-                first: Some(0),
-                total: Some(call.body.len()),
-            });
+            return Ok(Self { first: Some(0), total: Some(call.body.len()) });
         };
         let unclear = || access::invalid("Failed to parse Content-Range header.");
         let (range, total) = header
             .strip_prefix("bytes ")
             .and_then(|rest| rest.split_once('/'))
             .ok_or_else(unclear)?;
-        let total = if total == "*" {
-            None
-        } else {
-            Some(total.parse().map_err(|_| unclear())?)
-        };
+        let total = if total == "*" { None } else { Some(total.parse().map_err(|_| unclear())?) };
         if range == "*" {
             return Ok(Self { first: None, total });
         }
         let (first, last) = range.split_once('-').ok_or_else(unclear)?;
-        let (first, last): (usize, usize) = (
-            first.parse().map_err(|_| unclear())?,
-            last.parse().map_err(|_| unclear())?,
-        );
+        let (first, last): (usize, usize) =
+            (first.parse().map_err(|_| unclear())?, last.parse().map_err(|_| unclear())?);
         if last < first || last - first + 1 != call.body.len() {
             return Err(unclear());
         }
-        Ok(Self {
-            first: Some(first),
-            total,
-        })
+        Ok(Self { first: Some(first), total })
     }
 }
 
@@ -277,20 +234,15 @@ impl ContentRange {
 /// feed: googleapiclient for Python sends them so.
 fn multipart(call: &Call) -> Option<(Map<String, Value>, String, Bytes)> {
     let content_type = call.header("content-type")?;
-    let boundary = content_type
-        .split(';')
-        .find_map(|part| part.trim().strip_prefix("boundary="))?;
+    let boundary =
+        content_type.split(';').find_map(|part| part.trim().strip_prefix("boundary="))?;
     let delimiter = format!("--{}", boundary.trim_matches(['"', '\'']));
     let body = &call.body[..];
     let after = |from: usize| {
         find(&body[from..], delimiter.as_bytes()).map(|at| from + at + delimiter.len())
     };
     let first = after(0)?;
-    let newline = if body[first..].starts_with(b"\r\n") {
-        "\r\n"
-    } else {
-        "\n"
-    };
+    let newline = if body[first..].starts_with(b"\r\n") { "\r\n" } else { "\n" };
     let second = after(first)?;
     let end = rfind(body, format!("{newline}{delimiter}--").as_bytes())?;
     let (_, resource) = part(&body[first..second - delimiter.len()], newline)?;
@@ -298,8 +250,7 @@ fn multipart(call: &Call) -> Option<(Map<String, Value>, String, Bytes)> {
     let fields = serde_json::from_slice(resource).ok()?;
     let content_type = headers.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-type")
-            .then(|| value.trim().to_owned())
+        name.eq_ignore_ascii_case("content-type").then(|| value.trim().to_owned())
     });
     let content_type = content_type.unwrap_or_else(|| "application/octet-stream".into());
     Some((fields, content_type, call.body.slice_ref(data)))
@@ -314,13 +265,9 @@ fn part<'a>(bytes: &'a [u8], newline: &str) -> Option<(String, &'a [u8])> {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 fn rfind(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .rposition(|window| window == needle)
+    haystack.windows(needle.len()).rposition(|window| window == needle)
 }

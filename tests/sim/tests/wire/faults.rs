@@ -10,36 +10,21 @@ const UPLOAD: &str = "/upload/storage/v1/b/data/o?uploadType=media&name=x";
 async fn a_lost_answer_has_had_its_effect_and_a_lost_request_has_not() {
     let bed = Bed::start().await;
     bed.sim.storage().create_bucket("data");
-    bed.sim.faults().inject(
-        Fault::new(Effect::LoseRequest)
-            .method(Method::POST)
-            .times(1),
-    );
+    bed.sim.faults().inject(Fault::new(Effect::LoseRequest).method(Method::POST).times(1));
     assert!(bed.post(UPLOAD).body("1").send().await.is_err());
     assert_eq!(bed.sim.storage().list("data"), Vec::<String>::new());
 
-    bed.sim
-        .faults()
-        .inject(Fault::new(Effect::LoseAnswer).method(Method::POST).times(1));
+    bed.sim.faults().inject(Fault::new(Effect::LoseAnswer).method(Method::POST).times(1));
     assert!(bed.post(UPLOAD).body("1").send().await.is_err());
     assert_eq!(bed.sim.storage().list("data"), ["x"]);
-    let lost = bed
-        .sim
-        .requests()
-        .matching(Service::Storage, "POST", "name=x");
-    assert_eq!(
-        lost.iter().map(|record| record.status).collect::<Vec<_>>(),
-        [None, None]
-    );
+    let lost = bed.sim.requests().matching(Service::Storage, "POST", "name=x");
+    assert_eq!(lost.iter().map(|record| record.status).collect::<Vec<_>>(), [None, None]);
 }
 
 #[tokio::test]
 async fn a_hanging_call_goes_on_when_the_fault_is_cleared() {
     let bed = Bed::start().await;
-    let fault = bed
-        .vm
-        .faults()
-        .inject(Fault::new(Effect::Hang).path("instance/name"));
+    let fault = bed.vm.faults().inject(Fault::new(Effect::Hang).path("instance/name"));
     let clear = async {
         wait_for("the call to hang", || fault.hits() == 1).await;
         assert_eq!(bed.vm.requests().all()[0].status, None);
@@ -55,34 +40,20 @@ async fn a_hanging_call_goes_on_when_the_fault_is_cleared() {
 async fn statuses_come_in_each_services_shape_and_bodies_can_break_off() {
     let bed = Bed::start().await;
     bed.sim.storage().put("data", "x", "0123456789");
-    bed.vm
-        .faults()
-        .inject(Fault::new(Effect::Status(503)).times(1));
+    bed.vm.faults().inject(Fault::new(Effect::Status(503)).times(1));
     let unavailable = send(bed.metadata("instance/name")).await;
     assert_eq!(unavailable.status(), 503);
-    assert!(
-        unavailable.headers()["content-type"]
-            .to_str()
-            .unwrap()
-            .starts_with("text/html")
-    );
+    assert!(unavailable.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
     assert_eq!(text(bed.metadata("instance/name")).await.0, 200);
 
-    bed.sim
-        .faults()
-        .inject(Fault::new(Effect::Status(503)).times(2));
-    assert_eq!(
-        json(bed.get(OBJECT)).await.1["error"]["errors"][0]["reason"],
-        "backendError"
-    );
+    bed.sim.faults().inject(Fault::new(Effect::Status(503)).times(2));
+    assert_eq!(json(bed.get(OBJECT)).await.1["error"]["errors"][0]["reason"], "backendError");
     assert_eq!(
         json(bed.get("/v1/projects/dify-sim/secrets")).await.1["error"]["status"],
         "UNAVAILABLE"
     );
 
-    bed.sim
-        .faults()
-        .inject(Fault::new(Effect::CutAnswer(4)).path("/o/x").times(1));
+    bed.sim.faults().inject(Fault::new(Effect::CutAnswer(4)).path("/o/x").times(1));
     let broken = send(bed.get(OBJECT)).await;
     assert_eq!(broken.content_length(), Some(10));
     assert!(broken.bytes().await.is_err());

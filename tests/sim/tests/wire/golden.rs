@@ -20,43 +20,24 @@ async fn answers_are_as_checked_in() {
     let cases = [
         ("metadata", bed.metadata("?recursive=true")),
         ("metadata-404", bed.metadata("instance/nothing")),
-        (
-            "metadata-token",
-            bed.metadata("instance/service-accounts/default/token"),
-        ),
-        (
-            "token-invalid",
-            bed.client.post(bed.sim.urls().token).body(""),
-        ),
+        ("metadata-token", bed.metadata("instance/service-accounts/default/token")),
+        ("token-invalid", bed.client.post(bed.sim.urls().token).body("")),
         ("secret", bed.get("/v1/projects/dify-sim/secrets/k")),
-        (
-            "secret-version",
-            bed.get("/v1/projects/dify-sim/secrets/k/versions/latest"),
-        ),
-        (
-            "secret-access",
-            bed.get("/v1/projects/dify-sim/secrets/k/versions/latest:access"),
-        ),
+        ("secret-version", bed.get("/v1/projects/dify-sim/secrets/k/versions/latest")),
+        ("secret-access", bed.get("/v1/projects/dify-sim/secrets/k/versions/latest:access")),
         ("secret-403", bed.get("/v1/projects/dify-sim/secrets")),
         (
             "secret-401",
-            bed.client.get(format!(
-                "{}/v1/projects/dify-sim/secrets",
-                bed.sim.urls().googleapis
-            )),
+            bed.client.get(format!("{}/v1/projects/dify-sim/secrets", bed.sim.urls().googleapis)),
         ),
         ("storage-insert", insert),
         ("storage-list", bed.get("/storage/v1/b/data/o?prefix=a/")),
-        (
-            "storage-media",
-            bed.get("/storage/v1/b/data/o/a%2Fb?alt=media"),
-        ),
+        ("storage-media", bed.get("/storage/v1/b/data/o/a%2Fb?alt=media")),
         ("storage-bucket", bed.get("/storage/v1/b/data")),
         ("storage-404", bed.get("/storage/v1/b/data/o/none")),
         (
             "storage-rewrite",
-            bed.post("/storage/v1/b/data/o/a%2Fb/rewriteTo/b/data/o/c")
-                .json(&json!({})),
+            bed.post("/storage/v1/b/data/o/a%2Fb/rewriteTo/b/data/o/c").json(&json!({})),
         ),
     ];
     let mut stale = Vec::new();
@@ -71,12 +52,9 @@ async fn answers_are_as_checked_in() {
         }
         shown = format!("{shown}\n{}\n", response.text().await.unwrap().trim_end());
         let (googleapis, host) = (bed.sim.urls().googleapis, bed.vm.metadata_host());
-        let shown = shown
-            .replace(&googleapis, "http://GOOGLEAPIS")
-            .replace(&host, "METADATA");
-        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden")
-            .join(format!("{name}.http"));
+        let shown = shown.replace(&googleapis, "http://GOOGLEAPIS").replace(&host, "METADATA");
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.http"));
         if update() {
             std::fs::write(&file, &shown).unwrap();
         }

@@ -33,41 +33,25 @@ impl Bed {
     }
 
     pub(crate) async fn with(options: SimOptions) -> Self {
-        let sim = Sim::start(SimOptions {
-            clock: Clock::stopped_at(NOW),
-            ..options
-        })
-        .await
-        .unwrap();
+        let sim =
+            Sim::start(SimOptions { clock: Clock::stopped_at(NOW), ..options }).await.unwrap();
         let vm = sim
-            .add_instance(Instance {
-                service_account: ACCOUNT.into(),
-                ..Instance::default()
-            })
+            .add_instance(Instance { service_account: ACCOUNT.into(), ..Instance::default() })
             .await
             .unwrap();
-        Self {
-            sim,
-            vm,
-            client: client(),
-        }
+        Self { sim, vm, client: client() }
     }
 
     /// A metadata request as Google's rules want it; `path` begins after `/computeMetadata/v1/`.
     pub(crate) fn metadata(&self, path: &str) -> RequestBuilder {
-        let url = format!(
-            "http://{}/computeMetadata/v1/{path}",
-            self.vm.metadata_host()
-        );
+        let url = format!("http://{}/computeMetadata/v1/{path}", self.vm.metadata_host());
         self.client.get(url).header("Metadata-Flavor", "Google")
     }
 
     /// A request to a shared service with a good bearer.
     pub(crate) fn api(&self, method: reqwest::Method, path: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.sim.urls().googleapis);
-        self.client
-            .request(method, url)
-            .bearer_auth(self.sim.iam().access_token(ACCOUNT))
+        self.client.request(method, url).bearer_auth(self.sim.iam().access_token(ACCOUNT))
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
@@ -82,13 +66,9 @@ impl Bed {
 pub(crate) fn client() -> Client {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        rustls::crypto::ring::default_provider()
-            .install_default()
-            .unwrap();
+        rustls::crypto::ring::default_provider().install_default().unwrap();
     });
-    let builder = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy();
+    let builder = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
     builder.timeout(Duration::from_secs(20)).build().unwrap()
 }
 
@@ -103,10 +83,7 @@ pub(crate) async fn text(request: RequestBuilder) -> (u16, String) {
 
 pub(crate) async fn json(request: RequestBuilder) -> (u16, Value) {
     let (status, text) = text(request).await;
-    (
-        status,
-        serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")),
-    )
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")))
 }
 
 pub(crate) fn header(response: &Response, name: &str) -> String {

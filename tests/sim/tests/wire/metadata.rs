@@ -6,27 +6,14 @@ use crate::{Bed, header, json, send, text, wait_for};
 #[tokio::test]
 async fn refuses_what_does_not_carry_the_header_or_was_forwarded() {
     let bed = Bed::start().await;
-    let url = format!(
-        "http://{}/computeMetadata/v1/instance/name",
-        bed.vm.metadata_host()
-    );
+    let url = format!("http://{}/computeMetadata/v1/instance/name", bed.vm.metadata_host());
     let bare = send(bed.client.get(&url)).await;
     assert_eq!(bare.status(), 403);
     assert_eq!(header(&bare, "metadata-flavor"), "Google");
     assert!(header(&bare, "content-type").starts_with("text/html"));
+    assert_eq!(send(bed.client.get(&url).header("Metadata-Flavor", "google")).await.status(), 403);
     assert_eq!(
-        send(bed.client.get(&url).header("Metadata-Flavor", "google"))
-            .await
-            .status(),
-        403
-    );
-    assert_eq!(
-        send(
-            bed.metadata("instance/name")
-                .header("X-Forwarded-For", "10.0.0.1")
-        )
-        .await
-        .status(),
+        send(bed.metadata("instance/name").header("X-Forwarded-For", "10.0.0.1")).await.status(),
         403
     );
 
@@ -37,16 +24,9 @@ async fn refuses_what_does_not_carry_the_header_or_was_forwarded() {
     assert_eq!(header(&good, "etag").len(), 16);
     assert_eq!(good.text().await.unwrap(), "vm-1");
     // Google's libraries find out where they run by the root, without the header.
-    let root = send(
-        bed.client
-            .get(format!("http://{}/", bed.vm.metadata_host())),
-    )
-    .await;
+    let root = send(bed.client.get(format!("http://{}/", bed.vm.metadata_host()))).await;
     assert_eq!(
-        (
-            root.status().as_u16(),
-            header(&root, "metadata-flavor").as_str()
-        ),
+        (root.status().as_u16(), header(&root, "metadata-flavor").as_str()),
         (200, "Google")
     );
 }
@@ -59,29 +39,13 @@ async fn directories_list_redirect_and_recurse() {
         ("", 200, "instance/\nproject/\nuniverse/\n"),
         ("instance/attributes/", 200, "dify-config\n"),
         ("instance/attributes/dify-config", 200, "release: 1.17.1\n"),
-        (
-            "instance/scheduling/",
-            200,
-            "automatic-restart\non-host-maintenance\npreemptible\n",
-        ),
+        ("instance/scheduling/", 200, "automatic-restart\non-host-maintenance\npreemptible\n"),
         ("instance/network-interfaces/0/ip", 200, "10.8.0.2"),
-        (
-            "instance/zone",
-            200,
-            "projects/415104041262/zones/europe-west4-a",
-        ),
-        (
-            "instance/service-accounts/",
-            200,
-            "agent@dify-sim.iam.gserviceaccount.com/\ndefault/\n",
-        ),
+        ("instance/zone", 200, "projects/415104041262/zones/europe-west4-a"),
+        ("instance/service-accounts/", 200, "agent@dify-sim.iam.gserviceaccount.com/\ndefault/\n"),
         ("project//project-id", 200, "dify-sim"),
         ("universe/universe-domain", 200, "googleapis.com"),
-        (
-            "instance/name?unknown=1&last_etag=0&timeout_sec=3",
-            200,
-            "vm-1",
-        ),
+        ("instance/name?unknown=1&last_etag=0&timeout_sec=3", 200, "vm-1"),
         ("instance/name?alt=json", 200, "\"vm-1\""),
         ("instance/upcoming-maintenance?alt=json", 200, "\"NONE\""),
         (
@@ -91,11 +55,7 @@ async fn directories_list_redirect_and_recurse() {
         ),
     ];
     for (path, status, body) in table {
-        assert_eq!(
-            text(bed.metadata(path)).await,
-            (status, body.to_owned()),
-            "{path}"
-        );
+        assert_eq!(text(bed.metadata(path)).await, (status, body.to_owned()), "{path}");
     }
     for (path, status) in [
         ("instance/name/", 404),
@@ -154,10 +114,7 @@ async fn wait_for_change_answers_on_difference_change_deletion_and_timeout() {
     assert_eq!(text(wait("&last_etag=0")).await, (200, "a".into()));
     // Time over: 200 with what is there.
     let same = send(wait(&format!("&last_etag={etag}&timeout_sec=0"))).await;
-    assert_eq!(
-        (same.status().as_u16(), header(&same, "etag")),
-        (200, etag.clone())
-    );
+    assert_eq!((same.status().as_u16(), header(&same, "etag")), (200, etag.clone()));
 
     let change = async {
         wait_for("a waiter", || bed.vm.waiting() == 1).await;
@@ -192,8 +149,7 @@ async fn preemption_and_maintenance_are_announced() {
     let bed = Bed::start().await;
     assert_eq!(text(bed.metadata("instance/preempted")).await.1, "FALSE");
     bed.vm.set_preempted(true);
-    bed.vm
-        .set_maintenance_event(MaintenanceEvent::TerminateOnHostMaintenance);
+    bed.vm.set_maintenance_event(MaintenanceEvent::TerminateOnHostMaintenance);
     assert_eq!(text(bed.metadata("instance/preempted")).await.1, "TRUE");
     assert_eq!(
         text(bed.metadata("instance/maintenance-event")).await.1,
@@ -210,27 +166,16 @@ async fn guest_attributes_are_gated_named_and_limited() {
             bed.vm.metadata_host()
         )
     };
-    let put = |path: &str| {
-        bed.client
-            .put(url(path))
-            .header("Metadata-Flavor", "Google")
-            .body("yes")
-    };
+    let put =
+        |path: &str| bed.client.put(url(path)).header("Metadata-Flavor", "Google").body("yes");
     let refused = text(put("dify/ready")).await;
-    assert_eq!(
-        refused,
-        (403, "Guest attributes endpoint access is disabled.".into())
-    );
+    assert_eq!(refused, (403, "Guest attributes endpoint access is disabled.".into()));
 
-    bed.sim
-        .set_project_attribute("enable-guest-attributes", "TRUE");
+    bed.sim.set_project_attribute("enable-guest-attributes", "TRUE");
     assert_eq!(text(put("dify/ready")).await.0, 200);
     assert_eq!(text(put("ready")).await.0, 400, "a namespace is mandatory");
     assert_eq!(text(put("dify/re%20ady")).await.0, 400);
-    assert_eq!(
-        bed.vm.guest_attributes(),
-        [("dify/ready".to_owned(), "yes".to_owned())].into()
-    );
+    assert_eq!(bed.vm.guest_attributes(), [("dify/ready".to_owned(), "yes".to_owned())].into());
     assert_eq!(
         json(bed.metadata("instance/guest-attributes/?recursive=true")).await,
         (200, json!({ "dify": { "ready": "yes" } }))
@@ -242,17 +187,9 @@ async fn guest_attributes_are_gated_named_and_limited() {
     assert!(bed.vm.guest_attributes().contains_key("dify/third"));
     assert!(!bed.vm.guest_attributes().contains_key("dify/fourth"));
     bed.sim.clock().advance(std::time::Duration::from_mins(1));
-    let delete = bed
-        .client
-        .delete(url("dify/ready"))
-        .header("Metadata-Flavor", "Google");
+    let delete = bed.client.delete(url("dify/ready")).header("Metadata-Flavor", "Google");
     assert_eq!(text(delete).await.0, 200);
-    assert_eq!(
-        text(bed.metadata("instance/guest-attributes/dify/ready"))
-            .await
-            .0,
-        404
-    );
+    assert_eq!(text(bed.metadata("instance/guest-attributes/dify/ready")).await.0, 404);
 
     // The VM's own item wins over the project's.
     bed.vm.set_attribute("enable-guest-attributes", "false");
@@ -263,16 +200,7 @@ async fn guest_attributes_are_gated_named_and_limited() {
 async fn a_closed_server_refuses_connections_and_comes_back_on_its_port() {
     let bed = Bed::start().await;
     bed.vm.close().await;
-    assert!(
-        bed.metadata("instance/name")
-            .send()
-            .await
-            .unwrap_err()
-            .is_connect()
-    );
+    assert!(bed.metadata("instance/name").send().await.unwrap_err().is_connect());
     bed.vm.reopen().await.unwrap();
-    assert_eq!(
-        text(bed.metadata("instance/name")).await,
-        (200, "vm-1".into())
-    );
+    assert_eq!(text(bed.metadata("instance/name")).await, (200, "vm-1".into()));
 }

@@ -37,15 +37,10 @@ async fn serves_the_project_of_a_state_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), STATE).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_gcp-sim"));
-    let command = command
-        .arg("--state")
-        .arg(file.path())
-        .stdout(Stdio::piped());
+    let command = command.arg("--state").arg(file.path()).stdout(Stdio::piped());
     let mut running = Running(command.spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(running.0.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(running.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let ready: Value = serde_json::from_str(&line).unwrap();
 
     let client = client();
@@ -55,36 +50,16 @@ async fn serves_the_project_of_a_state_file() {
             .get(format!("http://{host}/computeMetadata/v1/{path}"))
             .header("Metadata-Flavor", "Google")
     };
-    assert_eq!(
-        text(metadata("vm-a", "instance/attributes/dify-release"))
-            .await
-            .1,
-        "1.17.1"
-    );
-    assert_eq!(
-        text(metadata("vm-b", "project/attributes/fleet")).await.1,
-        "blue"
-    );
+    assert_eq!(text(metadata("vm-a", "instance/attributes/dify-release")).await.1, "1.17.1");
+    assert_eq!(text(metadata("vm-b", "project/attributes/fleet")).await.1, "blue");
     let (_, token) = text(metadata("vm-a", "instance/service-accounts/default/token")).await;
     let token: Value = serde_json::from_str(&token).unwrap();
     let status = async |path: &str| {
         let url = format!("{}{path}", ready["urls"]["googleapis"].as_str().unwrap());
-        text(
-            client
-                .get(url)
-                .bearer_auth(token["access_token"].as_str().unwrap()),
-        )
-        .await
-        .0
+        text(client.get(url).bearer_auth(token["access_token"].as_str().unwrap())).await.0
     };
-    assert_eq!(
-        status("/v1/projects/my-project/secrets/one/versions/latest:access").await,
-        200
-    );
-    assert_eq!(
-        status("/v1/projects/42/secrets/two/versions/latest:access").await,
-        400
-    );
+    assert_eq!(status("/v1/projects/my-project/secrets/one/versions/latest:access").await, 200);
+    assert_eq!(status("/v1/projects/42/secrets/two/versions/latest:access").await, 400);
     assert_eq!(status("/storage/v1/b/data/o/hello.txt").await, 200);
     assert_eq!(status("/storage/v1/b/data").await, 403);
 }
@@ -99,9 +74,6 @@ fn refuses_a_key_it_does_not_know() {
         .output()
         .unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        !output.status.success() && told.contains("secretz"),
-        "{told}"
-    );
+    assert!(!output.status.success() && told.contains("secretz"), "{told}");
     assert!(!told.contains("planted-value"), "{told}");
 }

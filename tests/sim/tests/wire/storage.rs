@@ -20,10 +20,7 @@ async fn an_object_is_written_read_in_ranges_and_deleted() {
         .header("content-type", "text/plain")
         .body("123456789");
     let (status, object) = json(put).await;
-    assert_eq!(
-        (status, &object["name"], &object["size"]),
-        (200, &json!("a/b c.txt"), &json!("9"))
-    );
+    assert_eq!((status, &object["name"], &object["size"]), (200, &json!("a/b c.txt"), &json!("9")));
     assert_eq!(
         (&object["crc32c"], &object["md5Hash"]),
         (&json!("4waSgw=="), &json!("JfnnlDI7RTiF9RgfG2JNCw=="))
@@ -38,41 +35,23 @@ async fn an_object_is_written_read_in_ranges_and_deleted() {
         "/data/a/b%20c.txt".to_owned(),
     ] {
         let media = send(bed.get(&path)).await;
-        assert_eq!(
-            header(&media, "x-goog-hash"),
-            "crc32c=4waSgw==,md5=JfnnlDI7RTiF9RgfG2JNCw=="
-        );
+        assert_eq!(header(&media, "x-goog-hash"), "crc32c=4waSgw==,md5=JfnnlDI7RTiF9RgfG2JNCw==");
         assert_eq!(header(&media, "content-type"), "text/plain");
         assert_eq!(header(&media, "x-goog-generation"), object["generation"]);
         assert_eq!(media.text().await.unwrap(), "123456789");
     }
-    let part = send(
-        bed.get(&format!("{path}?alt=media"))
-            .header("range", "bytes=2-4"),
-    )
-    .await;
+    let part = send(bed.get(&format!("{path}?alt=media")).header("range", "bytes=2-4")).await;
     assert_eq!(
-        (
-            part.status().as_u16(),
-            header(&part, "content-range").as_str()
-        ),
+        (part.status().as_u16(), header(&part, "content-range").as_str()),
         (206, "bytes 2-4/9")
     );
     assert_eq!(part.text().await.unwrap(), "345");
     assert_eq!(
-        text(
-            bed.get(&format!("{path}?alt=media"))
-                .header("range", "bytes=9-")
-        )
-        .await
-        .0,
+        text(bed.get(&format!("{path}?alt=media")).header("range", "bytes=9-")).await.0,
         416
     );
 
-    assert_eq!(
-        text(bed.api(Method::DELETE, path)).await,
-        (204, String::new())
-    );
+    assert_eq!(text(bed.api(Method::DELETE, path)).await, (204, String::new()));
     let (status, gone) = json(bed.get(path)).await;
     assert_eq!(
         (status, &gone["error"]["message"]),
@@ -84,12 +63,8 @@ async fn an_object_is_written_read_in_ranges_and_deleted() {
 #[tokio::test]
 async fn generation_preconditions_make_a_lock() {
     let bed = bed().await;
-    let create = || {
-        bed.post(&format!(
-            "{UPLOAD}?uploadType=media&name=lock&ifGenerationMatch=0"
-        ))
-        .body("me")
-    };
+    let create =
+        || bed.post(&format!("{UPLOAD}?uploadType=media&name=lock&ifGenerationMatch=0")).body("me");
     let (status, object) = json(create()).await;
     assert_eq!(status, 200);
     let (status, error) = json(create()).await;
@@ -99,39 +74,20 @@ async fn generation_preconditions_make_a_lock() {
 
     let generation = object["generation"].as_str().unwrap();
     let path = "/storage/v1/b/data/o/lock";
-    assert_eq!(
-        text(bed.get(&format!("{path}?ifGenerationNotMatch={generation}")))
-            .await
-            .0,
-        304
-    );
-    assert_eq!(
-        text(bed.api(Method::DELETE, &format!("{path}?ifGenerationMatch=1")))
-            .await
-            .0,
-        412
-    );
+    assert_eq!(text(bed.get(&format!("{path}?ifGenerationNotMatch={generation}"))).await.0, 304);
+    assert_eq!(text(bed.api(Method::DELETE, &format!("{path}?ifGenerationMatch=1"))).await.0, 412);
     let replace = bed
-        .post(&format!(
-            "{UPLOAD}?uploadType=media&name=lock&ifGenerationMatch={generation}"
-        ))
+        .post(&format!("{UPLOAD}?uploadType=media&name=lock&ifGenerationMatch={generation}"))
         .body("you");
-    let newer = json(replace).await.1["generation"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let newer = json(replace).await.1["generation"].as_str().unwrap().to_owned();
     assert!(newer.parse::<u64>().unwrap() > generation.parse::<u64>().unwrap());
     assert_eq!(
-        text(bed.get(&format!("{path}?generation={generation}")))
-            .await
-            .0,
+        text(bed.get(&format!("{path}?generation={generation}"))).await.0,
         404,
         "no versioning"
     );
     assert_eq!(
-        text(bed.api(Method::DELETE, &format!("{path}?ifGenerationMatch={newer}")))
-            .await
-            .0,
+        text(bed.api(Method::DELETE, &format!("{path}?ifGenerationMatch={newer}"))).await.0,
         204
     );
 }
@@ -144,35 +100,22 @@ async fn multipart_uploads_carry_metadata_and_are_checked() {
             "--==b==\r\ncontent-type: application/json; charset=UTF-8\r\n\r\n{resource}\r\n--==b==\r\ncontent-type: image/png\r\n\r\n\r\n\r\n--x\r\n--==b==--"
         );
         let request = bed.post(&format!("{UPLOAD}?uploadType=multipart"));
-        request
-            .header("content-type", "multipart/related; boundary=\"==b==\"")
-            .body(body)
+        request.header("content-type", "multipart/related; boundary=\"==b==\"").body(body)
     };
     let (status, object) = json(post(r#"{"name":"p.png","metadata":{"by":"dify"}}"#)).await;
     assert_eq!(
         (status, &object["contentType"], &object["metadata"]),
         (200, &json!("image/png"), &json!({ "by": "dify" }))
     );
-    assert_eq!(
-        bed.sim.storage().get("data", "p.png").unwrap().data,
-        "\r\n\r\n--x".as_bytes()
-    );
+    assert_eq!(bed.sim.storage().get("data", "p.png").unwrap().data, "\r\n\r\n--x".as_bytes());
     // googleapiclient for Python ends its lines with a bare line feed.
     let body = "--b\ncontent-type: application/json\n\n{\"name\":\"lf\"}\n--b\ncontent-type: text/plain\n\ndata\r\n--b--\n";
     let request = bed.post(&format!("{UPLOAD}?uploadType=multipart"));
-    let request = request
-        .header("content-type", "multipart/related; boundary=b")
-        .body(body);
+    let request = request.header("content-type", "multipart/related; boundary=b").body(body);
     assert_eq!(json(request).await.0, 200);
-    assert_eq!(
-        bed.sim.storage().get("data", "lf").unwrap().data,
-        "data\r".as_bytes()
-    );
+    assert_eq!(bed.sim.storage().get("data", "lf").unwrap().data, "data\r".as_bytes());
     let (status, error) = json(post(r#"{"name":"p.png","crc32c":"AAAAAA=="}"#)).await;
-    assert_eq!(
-        (status, &error["error"]["errors"][0]["reason"]),
-        (400, &json!("invalid"))
-    );
+    assert_eq!((status, &error["error"]["errors"][0]["reason"]), (400, &json!("invalid")));
     assert_eq!(json(post(r#"{"no":"name"}"#)).await.0, 400);
 }
 
@@ -181,21 +124,14 @@ async fn resumable_uploads_go_on_after_a_break() {
     const CHUNK: usize = 256 * 1024;
     let bed = bed().await;
     let begin = bed
-        .post(&format!(
-            "{UPLOAD}?uploadType=resumable&ifGenerationMatch=0"
-        ))
+        .post(&format!("{UPLOAD}?uploadType=resumable&ifGenerationMatch=0"))
         .json(&json!({ "name": "big" }));
     let begun = send(begin.header("x-upload-content-type", "application/zip")).await;
     let session = header(&begun, "location");
-    let data: Vec<u8> = (0..CHUNK + 10)
-        .map(|n| u8::try_from(n % 251).unwrap())
-        .collect();
+    let data: Vec<u8> = (0..CHUNK + 10).map(|n| u8::try_from(n % 251).unwrap()).collect();
     // The session's URL authorises by itself.
     let put = |range: &str, body: &[u8]| {
-        bed.client
-            .put(&session)
-            .header("content-range", range)
-            .body(body.to_vec())
+        bed.client.put(&session).header("content-range", range).body(body.to_vec())
     };
     let total = data.len();
 
@@ -204,11 +140,7 @@ async fn resumable_uploads_go_on_after_a_break() {
         400,
         "a chunk is a multiple of 256 KiB"
     );
-    let first = send(put(
-        &format!("bytes 0-{}/{total}", CHUNK - 1),
-        &data[..CHUNK],
-    ))
-    .await;
+    let first = send(put(&format!("bytes 0-{}/{total}", CHUNK - 1), &data[..CHUNK])).await;
     assert_eq!(
         (first.status().as_u16(), header(&first, "range")),
         (308, format!("bytes=0-{}", CHUNK - 1))
@@ -219,55 +151,30 @@ async fn resumable_uploads_go_on_after_a_break() {
         (308, format!("bytes=0-{}", CHUNK - 1))
     );
     assert_eq!(
-        text(put(
-            &format!("bytes {}-{}/{total}", CHUNK + 5, total - 1),
-            &data[CHUNK + 5..]
-        ))
-        .await
-        .0,
+        text(put(&format!("bytes {}-{}/{total}", CHUNK + 5, total - 1), &data[CHUNK + 5..]))
+            .await
+            .0,
         400,
         "a gap"
     );
-    let last = || {
-        json(put(
-            &format!("bytes {CHUNK}-{}/{total}", total - 1),
-            &data[CHUNK..],
-        ))
-    };
+    let last = || json(put(&format!("bytes {CHUNK}-{}/{total}", total - 1), &data[CHUNK..]));
     let (status, object) = last().await;
     assert_eq!(
         (status, &object["size"], &object["contentType"]),
         (200, &json!(total.to_string()), &json!("application/zip"))
     );
-    assert_eq!(
-        last().await,
-        (200, object),
-        "a repeated last chunk gets the same answer"
-    );
+    assert_eq!(last().await, (200, object), "a repeated last chunk gets the same answer");
     assert_eq!(bed.sim.storage().get("data", "big").unwrap().data, data);
 
     let again = send(bed.post(&format!("{UPLOAD}?uploadType=resumable&name=c"))).await;
-    assert_eq!(
-        send(bed.client.delete(header(&again, "location")))
-            .await
-            .status(),
-        499
-    );
-    assert_eq!(
-        send(bed.client.put(header(&again, "location")))
-            .await
-            .status(),
-        404
-    );
+    assert_eq!(send(bed.client.delete(header(&again, "location"))).await.status(), 499);
+    assert_eq!(send(bed.client.put(header(&again, "location"))).await.status(), 404);
 }
 
 #[tokio::test]
 async fn listing_knows_prefix_delimiter_and_pages() {
     let bed = bed().await;
-    assert_eq!(
-        json(bed.get("/storage/v1/b/data/o")).await.1,
-        json!({ "kind": "storage#objects" })
-    );
+    assert_eq!(json(bed.get("/storage/v1/b/data/o")).await.1, json!({ "kind": "storage#objects" }));
     for name in ["a", "d/1", "d/2", "d/e/3", "f/4", "g"] {
         bed.sim.storage().put("data", name, name);
     }
@@ -290,14 +197,8 @@ async fn listing_knows_prefix_delimiter_and_pages() {
     };
     assert_eq!(list("prefix=d/").await.0, ["d/1", "d/2", "d/e/3"]);
     assert_eq!(list("delimiter=/").await.0, ["a", "g", "d/", "f/"]);
-    assert_eq!(
-        list("prefix=d/&delimiter=/").await.0,
-        ["d/1", "d/2", "d/e/"]
-    );
-    assert_eq!(
-        list("startOffset=d/2&endOffset=g").await.0,
-        ["d/2", "d/e/3", "f/4"]
-    );
+    assert_eq!(list("prefix=d/&delimiter=/").await.0, ["d/1", "d/2", "d/e/"]);
+    assert_eq!(list("startOffset=d/2&endOffset=g").await.0, ["d/2", "d/e/3", "f/4"]);
     let (mut seen, mut token) = (Vec::new(), String::new());
     loop {
         let (names, next) = list(&format!("delimiter=/&maxResults=1&pageToken={token}")).await;
@@ -313,21 +214,14 @@ async fn listing_knows_prefix_delimiter_and_pages() {
 async fn permissions_are_checked_as_google_checks_them() {
     let bed = bed().await;
     bed.sim.storage().put("data", "x", "1");
-    let insert = || {
-        bed.post(&format!("{UPLOAD}?uploadType=media&name=x"))
-            .body("2")
-    };
+    let insert = || bed.post(&format!("{UPLOAD}?uploadType=media&name=x")).body("2");
     bed.sim.iam().deny(ACCOUNT, "storage.objects.delete");
     let (status, error) = json(insert()).await;
     let text_of = format!(
         "{ACCOUNT} does not have storage.objects.delete access to the Google Cloud Storage object. \
          Permission 'storage.objects.delete' denied on resource (or it may not exist)."
     );
-    assert_eq!(
-        (status, &error["error"]["message"]),
-        (403, &json!(text_of)),
-        "overwriting deletes"
-    );
+    assert_eq!((status, &error["error"]["message"]), (403, &json!(text_of)), "overwriting deletes");
     bed.sim.iam().allow(ACCOUNT, "storage.objects.delete");
     assert_eq!(json(insert()).await.0, 200);
 
@@ -349,28 +243,16 @@ async fn permissions_are_checked_as_google_checks_them() {
 #[tokio::test]
 async fn a_bearer_is_needed_unless_anonymous_clients_are_allowed() {
     let closed = bed().await;
-    let (status, error) = json(closed.client.get(format!(
-        "{}/storage/v1/b/data",
-        closed.sim.urls().googleapis
-    )))
-    .await;
-    assert_eq!(
-        (status, &error["error"]["errors"][0]["reason"]),
-        (401, &json!("required"))
-    );
-    let open = Bed::with(SimOptions {
-        anonymous_storage: true,
-        ..SimOptions::default()
-    })
-    .await;
+    let (status, error) =
+        json(closed.client.get(format!("{}/storage/v1/b/data", closed.sim.urls().googleapis)))
+            .await;
+    assert_eq!((status, &error["error"]["errors"][0]["reason"]), (401, &json!("required")));
+    let open = Bed::with(SimOptions { anonymous_storage: true, ..SimOptions::default() }).await;
     open.sim.storage().create_bucket("data");
     let url = format!("{}/storage/v1/b/data", open.sim.urls().googleapis);
     assert_eq!(text(open.client.get(&url)).await.0, 200);
     let (status, error) = json(open.client.get(&url).bearer_auth("nobody's")).await;
-    assert_eq!(
-        (status, &error["error"]["errors"][0]["reason"]),
-        (401, &json!("authError"))
-    );
+    assert_eq!((status, &error["error"]["errors"][0]["reason"]), (401, &json!("authError")));
 }
 
 #[tokio::test]
@@ -381,8 +263,7 @@ async fn buckets_and_copies() {
         "The specified bucket does not exist."
     );
     let create = || {
-        bed.post("/storage/v1/b?project=dify-sim")
-            .json(&json!({ "name": "new", "location": "us" }))
+        bed.post("/storage/v1/b?project=dify-sim").json(&json!({ "name": "new", "location": "us" }))
     };
     assert_eq!(json(create()).await.1["location"], "US");
     assert_eq!(json(create()).await.0, 409);
@@ -391,10 +272,7 @@ async fn buckets_and_copies() {
         json(bed.post("/storage/v1/b/data/o/a%2F1/rewriteTo/b/new/o/b%2F1?ifGenerationMatch=0"))
             .await;
     assert_eq!(
-        (
-            &done["done"],
-            &done["resource"]["id"].as_str().unwrap()[..8]
-        ),
+        (&done["done"], &done["resource"]["id"].as_str().unwrap()[..8]),
         (&json!(true), "new/b/1/")
     );
     assert_eq!(
@@ -403,17 +281,10 @@ async fn buckets_and_copies() {
             .0,
         412
     );
-    assert_eq!(
-        json(bed.api(Method::DELETE, "/storage/v1/b/new")).await.0,
-        409,
-        "not empty"
-    );
+    assert_eq!(json(bed.api(Method::DELETE, "/storage/v1/b/new")).await.0, 409, "not empty");
     let patched = bed
         .api(Method::PATCH, "/storage/v1/b/new/o/b%2F1")
         .json(&json!({ "metadata": { "k": "v" } }));
     let (_, patched) = json(patched).await;
-    assert_eq!(
-        (&patched["metageneration"], &patched["metadata"]["k"]),
-        (&json!("2"), &json!("v"))
-    );
+    assert_eq!((&patched["metageneration"], &patched["metadata"]["k"]), (&json!("2"), &json!("v")));
 }

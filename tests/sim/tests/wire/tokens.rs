@@ -9,16 +9,9 @@ use crate::{ACCOUNT, Bed, NOW, json, send, text};
 #[tokio::test]
 async fn the_metadata_token_is_cached_until_five_minutes_before_its_end() {
     let bed = Bed::start().await;
-    let token = async || {
-        json(bed.metadata("instance/service-accounts/default/token"))
-            .await
-            .1
-    };
+    let token = async || json(bed.metadata("instance/service-accounts/default/token")).await.1;
     let first = token().await;
-    assert_eq!(
-        (&first["expires_in"], &first["token_type"]),
-        (&json!(3_599), &json!("Bearer"))
-    );
+    assert_eq!((&first["expires_in"], &first["token_type"]), (&json!(3_599), &json!("Bearer")));
     bed.sim.clock().advance(Duration::from_mins(50));
     let cached = token().await;
     assert_eq!(cached["access_token"], first["access_token"]);
@@ -47,28 +40,16 @@ async fn identity_tokens_verify_against_the_key_set() {
         e: part(key["e"].as_str().unwrap()),
     };
     let (signed, signature) = jwt.rsplit_once('.').unwrap();
-    public
-        .verify(
-            &RSA_PKCS1_2048_8192_SHA256,
-            signed.as_bytes(),
-            &part(signature),
-        )
-        .unwrap();
+    public.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &part(signature)).unwrap();
     let (head, claims) = signed.split_once('.').unwrap();
     let head: Value = serde_json::from_slice(&part(head)).unwrap();
-    assert_eq!(
-        head,
-        json!({ "alg": "RS256", "kid": key["kid"], "typ": "JWT" })
-    );
+    assert_eq!(head, json!({ "alg": "RS256", "kid": key["kid"], "typ": "JWT" }));
     let claims: Value = serde_json::from_slice(&part(claims)).unwrap();
     assert_eq!(claims["aud"], "vm-1");
     assert_eq!(claims["iss"], "https://accounts.google.com");
     assert_eq!(claims["email"], ACCOUNT);
     assert_eq!(claims["exp"], NOW + 3_600);
-    assert_eq!(
-        claims["google"]["compute_engine"]["instance_id"],
-        "4212345678901234501"
-    );
+    assert_eq!(claims["google"]["compute_engine"]["instance_id"], "4212345678901234501");
 
     let (_, standard) = text(bed.metadata(&format!("{path}?audience=vm-1"))).await;
     let claims: Value = serde_json::from_slice(&part(standard.split('.').nth(1).unwrap())).unwrap();
@@ -99,23 +80,15 @@ async fn the_token_endpoint_takes_assertions_of_its_own_keys_only() {
     );
 
     bed.sim.secrets().add_version("s", "v");
-    let url = format!(
-        "{}/v1/projects/dify-sim/secrets/s/versions/1:access",
-        bed.sim.urls().googleapis
-    );
+    let url =
+        format!("{}/v1/projects/dify-sim/secrets/s/versions/1:access", bed.sim.urls().googleapis);
     let access = |bearer: &str| bed.client.get(&url).bearer_auth(bearer);
     let bearer = token["access_token"].as_str().unwrap();
     assert_eq!(text(access(bearer)).await.0, 200);
     bed.sim.clock().advance(Duration::from_hours(1));
     let (status, expired) = json(access(bearer)).await;
-    assert_eq!(
-        (status, &expired["error"]["status"]),
-        (401, &json!("UNAUTHENTICATED"))
-    );
-    assert_eq!(
-        expired["error"]["details"][0]["reason"],
-        "ACCESS_TOKEN_EXPIRED"
-    );
+    assert_eq!((status, &expired["error"]["status"]), (401, &json!("UNAUTHENTICATED")));
+    assert_eq!(expired["error"]["details"][0]["reason"], "ACCESS_TOKEN_EXPIRED");
 
     let (status, late) = json(post(&good)).await;
     assert_eq!((status, &late["error"]), (400, &json!("invalid_grant")));
@@ -125,15 +98,9 @@ async fn the_token_endpoint_takes_assertions_of_its_own_keys_only() {
     );
     assert_eq!(
         json(post(&forged)).await,
-        (
-            400,
-            json!({ "error": "invalid_grant", "error_description": "Invalid JWT Signature." })
-        )
+        (400, json!({ "error": "invalid_grant", "error_description": "Invalid JWT Signature." }))
     );
-    let other = bed
-        .client
-        .post(bed.sim.urls().token)
-        .body("grant_type=password");
+    let other = bed.client.post(bed.sim.urls().token).body("grant_type=password");
     assert_eq!(json(other).await.1["error"], "unsupported_grant_type");
 }
 
@@ -141,35 +108,20 @@ async fn the_token_endpoint_takes_assertions_of_its_own_keys_only() {
 async fn a_vm_without_an_account_has_no_token() {
     let bed = Bed::start().await;
     bed.vm.update(|instance| instance.service_account.clear());
-    assert_eq!(
-        send(bed.metadata("instance/service-accounts/default/token"))
-            .await
-            .status(),
-        404
-    );
-    assert_eq!(
-        text(bed.metadata("instance/service-accounts/")).await,
-        (200, String::new())
-    );
+    assert_eq!(send(bed.metadata("instance/service-accounts/default/token")).await.status(), 404);
+    assert_eq!(text(bed.metadata("instance/service-accounts/")).await, (200, String::new()));
 }
 
 /// A JWT as a service account's owner signs it, padded as gcp_auth 0.12 pads it.
 fn signed(pem: &str, claims: &Value) -> String {
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
     let der = STANDARD
-        .decode(
-            pem.lines()
-                .filter(|line| !line.starts_with('-'))
-                .collect::<String>(),
-        )
+        .decode(pem.lines().filter(|line| !line.starts_with('-')).collect::<String>())
         .unwrap();
     let key = ring::signature::RsaKeyPair::from_pkcs8(&der).unwrap();
     let encoded = |value: &Value| URL_SAFE.encode(value.to_string());
-    let signed = format!(
-        "{}.{}",
-        encoded(&json!({ "alg": "RS256", "typ": "JWT" })),
-        encoded(claims)
-    );
+    let signed =
+        format!("{}.{}", encoded(&json!({ "alg": "RS256", "typ": "JWT" })), encoded(claims));
     let mut signature = vec![0; key.public().modulus_len()];
     key.sign(
         &ring::signature::RSA_PKCS1_SHA256,

@@ -41,30 +41,17 @@ pub(super) async fn setup(app: &App, request: Request<Incoming>) -> Answer {
         );
     }
     let body = read_json(request.into_body()).await;
-    let (Some(email), Some(name), Some(_)) = (
-        body["email"].as_str(),
-        body["name"].as_str(),
-        body["password"].as_str(),
-    ) else {
-        return error(
-            400,
-            "invalid_param",
-            "email, name and password are required",
-        );
+    let (Some(email), Some(name), Some(_)) =
+        (body["email"].as_str(), body["name"].as_str(), body["password"].as_str())
+    else {
+        return error(400, "invalid_param", "email, name and password are required");
     };
     let made = async {
         let mut loan = app.pool.take().await?;
         let account = "INSERT INTO accounts (name, email) VALUES ($1, $2)";
-        sqlx::query(account)
-            .bind(name)
-            .bind(email)
-            .execute(&mut loan.connection)
-            .await?;
+        sqlx::query(account).bind(name).bind(email).execute(&mut loan.connection).await?;
         let setup = "INSERT INTO dify_setups (version) VALUES ($1)";
-        sqlx::query(setup)
-            .bind(&app.image.baked.release)
-            .execute(&mut loan.connection)
-            .await?;
+        sqlx::query(setup).bind(&app.image.baked.release).execute(&mut loan.connection).await?;
         app.pool.give_back(loan);
         Ok::<_, Failure>(())
     };
@@ -79,11 +66,7 @@ pub(super) async fn setup(app: &App, request: Request<Incoming>) -> Answer {
 
 /// Whether INIT_PASSWORD still has to be given in this browser.
 pub(super) fn init_state(app: &App, request: &Request<Incoming>) -> Answer {
-    let state = if init_done(app, request.headers()) {
-        "finished"
-    } else {
-        "not_started"
-    };
+    let state = if init_done(app, request.headers()) { "finished" } else { "not_started" };
     json(200, &json!({"status": state}))
 }
 
@@ -101,15 +84,9 @@ pub(super) async fn init(app: &App, request: Request<Incoming>) -> Answer {
         );
     }
     let mut answer = json(201, &json!({"result": "success"}));
-    let secure = if app.env().or("CONSOLE_API_URL", "").starts_with("https://") {
-        "; Secure"
-    } else {
-        ""
-    };
-    let cookie = format!(
-        "session={}; HttpOnly; Path=/; SameSite=Lax{secure}",
-        session(app)
-    );
+    let secure =
+        if app.env().or("CONSOLE_API_URL", "").starts_with("https://") { "; Secure" } else { "" };
+    let cookie = format!("session={}; HttpOnly; Path=/; SameSite=Lax{secure}", session(app));
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         answer.headers_mut().insert(header::SET_COOKIE, cookie);
     }
@@ -124,9 +101,7 @@ fn init_done(app: &App, headers: &http::HeaderMap) -> bool {
 /// Stands for Flask's signed session: depends on SECRET_KEY, equal on all nodes.
 fn session(app: &App) -> String {
     let digest = Sha256::digest(format!("init:{}", app.env().or("SECRET_KEY", "")).as_bytes());
-    digest
-        .iter()
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    digest.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 async fn finished_at(app: &App) -> Result<Option<String>, Failure> {

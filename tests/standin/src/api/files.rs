@@ -27,12 +27,7 @@ pub(super) async fn upload(app: &App, request: Request<Incoming>) -> Answer {
 async fn store(app: &App, id: &str, request: Request<Incoming>) -> Result<u64, Failure> {
     let key = format!("upload_files/{id}");
     let given = header_of(request.headers(), "content-type");
-    let content_type = if given.is_empty() {
-        "application/octet-stream"
-    } else {
-        given
-    }
-    .to_owned();
+    let content_type = if given.is_empty() { "application/octet-stream" } else { given }.to_owned();
     let size = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&size);
     let body = BodyDataStream::new(request.into_body()).map(move |chunk| {
@@ -63,12 +58,7 @@ async fn store(app: &App, id: &str, request: Request<Incoming>) -> Result<u64, F
 
 /// `GET /files/<id>[/...]`.
 pub(super) async fn download(app: &App, path: &str) -> Answer {
-    let id = path
-        .trim_start_matches("/files/")
-        .split('/')
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let id = path.trim_start_matches("/files/").split('/').next().unwrap_or_default().to_owned();
     match fetch(app, &id).await {
         Ok(Some(answer)) => answer,
         Ok(None) => error(404, "not_found", "File not found"),
@@ -80,10 +70,7 @@ async fn fetch(app: &App, id: &str) -> Result<Option<Answer>, Failure> {
     let looked_up = async {
         let mut loan = app.pool.take().await?;
         let select = "SELECT key, mime_type FROM upload_files WHERE id::text = $1";
-        let row = sqlx::query(select)
-            .bind(id)
-            .fetch_optional(&mut loan.connection)
-            .await?;
+        let row = sqlx::query(select).bind(id).fetch_optional(&mut loan.connection).await?;
         app.pool.give_back(loan);
         Ok::<_, Failure>(row)
     };
@@ -92,10 +79,9 @@ async fn fetch(app: &App, id: &str) -> Result<Option<Answer>, Failure> {
     };
     let (key, content_type): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
     let mut answer = app.storage.get(&key).await?;
-    if let (Some(answer), Some(Ok(value))) = (
-        &mut answer,
-        content_type.as_deref().map(HeaderValue::from_str),
-    ) {
+    if let (Some(answer), Some(Ok(value))) =
+        (&mut answer, content_type.as_deref().map(HeaderValue::from_str))
+    {
         answer.headers_mut().insert(header::CONTENT_TYPE, value);
     }
     Ok(answer)

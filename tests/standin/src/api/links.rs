@@ -17,14 +17,9 @@ pub(super) async fn plugin(app: &App) -> Answer {
     let env = app.env();
     let url = format!(
         "{}/plugin/standin/dispatch",
-        env.or("PLUGIN_DAEMON_URL", "http://plugin_daemon:5002")
-            .trim_end_matches('/')
+        env.or("PLUGIN_DAEMON_URL", "http://plugin_daemon:5002").trim_end_matches('/')
     );
-    let call = app
-        .direct
-        .post(url)
-        .header("X-Api-Key", env.or("PLUGIN_DAEMON_KEY", ""))
-        .send();
+    let call = app.direct.post(url).header("X-Api-Key", env.or("PLUGIN_DAEMON_KEY", "")).send();
     pass_on("plugin daemon", call.await).await
 }
 
@@ -34,18 +29,14 @@ pub(super) async fn code(app: &App, request: Request<Incoming>) -> Answer {
     let env = app.env();
     let url = format!(
         "{}/v1/sandbox/run",
-        env.or("CODE_EXECUTION_ENDPOINT", "http://sandbox:8194")
-            .trim_end_matches('/')
+        env.or("CODE_EXECUTION_ENDPOINT", "http://sandbox:8194").trim_end_matches('/')
     );
     let document =
         json!({"language": "python3", "code": body["code"], "preload": "", "enable_network": true});
     let call = app
         .direct
         .post(url)
-        .header(
-            "X-Api-Key",
-            env.or("CODE_EXECUTION_API_KEY", "dify-sandbox"),
-        )
+        .header("X-Api-Key", env.or("CODE_EXECUTION_API_KEY", "dify-sandbox"))
         .json(&document)
         .send();
     pass_on("sandbox", call.await).await
@@ -57,20 +48,16 @@ pub(super) async fn http_node(app: &App, request: &Request<Incoming>) -> Answer 
     let Some(url) = query(request.uri(), "url") else {
         return error(400, "invalid_param", "url is required");
     };
-    let by_scheme = if url.starts_with("https:") {
-        "SSRF_PROXY_HTTPS_URL"
-    } else {
-        "SSRF_PROXY_HTTP_URL"
-    };
+    let by_scheme =
+        if url.starts_with("https:") { "SSRF_PROXY_HTTPS_URL" } else { "SSRF_PROXY_HTTP_URL" };
     let proxy = env.get("SSRF_PROXY_ALL_URL").or_else(|| env.get(by_scheme));
     let client = match bucket::client(proxy) {
         Ok(client) => client,
         Err(failure) => return internal_error("ssrf_proxy.py:88", &failure),
     };
     let mut call = client.get(url);
-    if let Some((name, value)) = query(request.uri(), "header")
-        .as_deref()
-        .and_then(|header| header.split_once(':'))
+    if let Some((name, value)) =
+        query(request.uri(), "header").as_deref().and_then(|header| header.split_once(':'))
     {
         call = call.header(name, value.trim());
     }
@@ -93,9 +80,8 @@ pub(super) async fn http_node(app: &App, request: &Request<Incoming>) -> Answer 
 /// Knowledge: body `{"collection": ..., "vector": [...], "text": ...}`; stores it and answers with the nearest text.
 pub(super) async fn vector(app: &App, request: Request<Incoming>) -> Answer {
     let body = read_json(request.into_body()).await;
-    let numbers: Option<Vec<f64>> = body["vector"]
-        .as_array()
-        .map(|list| list.iter().filter_map(Value::as_f64).collect());
+    let numbers: Option<Vec<f64>> =
+        body["vector"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect());
     let name: String = body["collection"]
         .as_str()
         .unwrap_or("standin")
@@ -124,18 +110,11 @@ async fn nearest(
     let insert = format!(
         "INSERT INTO embedding_{collection} (id, text, embedding) VALUES (gen_random_uuid(), $1, $2::vector)"
     );
-    sqlx::query(AssertSqlSafe(insert))
-        .bind(text)
-        .bind(&literal)
-        .execute(&mut connection)
-        .await?;
+    sqlx::query(AssertSqlSafe(insert)).bind(text).bind(&literal).execute(&mut connection).await?;
     let select = format!(
         "SELECT text FROM embedding_{collection} ORDER BY embedding <=> $1::vector LIMIT 1"
     );
-    let row = sqlx::query(AssertSqlSafe(select))
-        .bind(&literal)
-        .fetch_one(&mut connection)
-        .await?;
+    let row = sqlx::query(AssertSqlSafe(select)).bind(&literal).fetch_one(&mut connection).await?;
     let found = row.try_get(0)?;
     connection.close().await?;
     Ok(found)
@@ -173,23 +152,17 @@ async fn create(
             .fetch_optional(&mut *connection)
             .await?;
         if present.is_none() {
-            sqlx::query("CREATE EXTENSION vector")
-                .execute(&mut *connection)
-                .await?;
+            sqlx::query("CREATE EXTENSION vector").execute(&mut *connection).await?;
         }
         let table = format!(
             "CREATE TABLE IF NOT EXISTS embedding_{collection} (id uuid PRIMARY KEY, text text NOT NULL, embedding vector({dimension}) NOT NULL)"
         );
-        sqlx::query(AssertSqlSafe(table))
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(AssertSqlSafe(table)).execute(&mut *connection).await?;
         if dimension <= 2000 {
             let index = format!(
                 "CREATE INDEX IF NOT EXISTS embedding_{collection}_idx ON embedding_{collection} USING hnsw (embedding vector_cosine_ops) WITH (m = 16, ef_construction = 64)"
             );
-            sqlx::query(AssertSqlSafe(index))
-                .execute(&mut *connection)
-                .await?;
+            sqlx::query(AssertSqlSafe(index)).execute(&mut *connection).await?;
         }
         Ok::<_, Failure>(())
     };
@@ -206,9 +179,6 @@ async fn pass_on(whom: &str, answered: Result<reqwest::Response, reqwest::Error>
             let body: Value = response.json().await.unwrap_or(Value::Null);
             json(status, &body)
         }
-        Err(problem) => json(
-            502,
-            &json!({"error": format!("{whom}: {}", Failure::from(problem))}),
-        ),
+        Err(problem) => json(502, &json!({"error": format!("{whom}: {}", Failure::from(problem))})),
     }
 }

@@ -65,13 +65,8 @@ pub(crate) async fn upgrade_db(image: &Image) -> Result<(), Failure> {
     log::line("Starting database migration.");
     let migrated = migrate(image, &settings).await;
     renewal.abort();
-    let _expires: Result<i64, _> = cmd("EVAL")
-        .arg(RELEASE)
-        .arg(1)
-        .arg(&key)
-        .arg(&token)
-        .query_async(&mut redis)
-        .await;
+    let _expires: Result<i64, _> =
+        cmd("EVAL").arg(RELEASE).arg(1).arg(&key).arg(&token).query_async(&mut redis).await;
     match migrated {
         Ok(()) => {
             log::line("Database migration successful!");
@@ -93,9 +88,8 @@ pub(crate) async fn current(connection: &mut PgConnection) -> Result<Option<Stri
     if exists.is_none() {
         return Ok(None);
     }
-    let row = sqlx::query("SELECT version_num FROM alembic_version")
-        .fetch_optional(connection)
-        .await?;
+    let row =
+        sqlx::query("SELECT version_num FROM alembic_version").fetch_optional(connection).await?;
     Ok(row.map(|row| row.try_get(0)).transpose()?)
 }
 
@@ -125,10 +119,7 @@ async fn migrate(image: &Image, settings: &Settings) -> Result<(), Failure> {
     }
     let mut from = at.unwrap_or_default();
     for (number, to) in baked.revisions.iter().enumerate().skip(done) {
-        log::info(
-            "alembic.runtime.migration",
-            &format!("Running upgrade {from} -> {to}"),
-        );
+        log::info("alembic.runtime.migration", &format!("Running upgrade {from} -> {to}"));
         // The real 171 revisions take a few seconds on an empty database.
         tokio::time::sleep(baked.scaled(Duration::from_millis(200))).await;
         if baked.fault == Fault::MigrationFails && number + 1 == baked.revisions.len() {
@@ -136,9 +127,7 @@ async fn migrate(image: &Image, settings: &Settings) -> Result<(), Failure> {
                 "(psycopg2.errors.UndefinedColumn) column \"standin\" does not exist",
             ));
         }
-        sqlx::query("DELETE FROM alembic_version")
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query("DELETE FROM alembic_version").execute(&mut *transaction).await?;
         sqlx::query("INSERT INTO alembic_version (version_num) VALUES ($1)")
             .bind(to)
             .execute(&mut *transaction)

@@ -37,10 +37,7 @@ pub(crate) async fn entrypoint(image: Image, args: &[String]) -> u8 {
         "worker" => exit_status(worker::run(image).await),
         "beat" => exit_status(beat::run(image).await),
         "job" => {
-            log::line(&format!(
-                "Running Flask job command: flask {}",
-                args.join(" ")
-            ));
+            log::line(&format!("Running Flask job command: flask {}", args.join(" ")));
             let status = flask(image, args).await;
             if status != 0 {
                 log::line(&format!(
@@ -71,11 +68,7 @@ pub(crate) async fn flask(image: Image, args: &[String]) -> u8 {
                 if let Some(revision) =
                     migration::current(&mut settings.main.connect().await?).await?
                 {
-                    let head = if revision == image.baked.head {
-                        " (head)"
-                    } else {
-                        ""
-                    };
+                    let head = if revision == image.baked.head { " (head)" } else { "" };
                     log::line(&format!("{revision}{head}"));
                 }
             }
@@ -99,10 +92,7 @@ async fn record(settings: &Settings, command: &str) -> Result<(), Failure> {
     let table = "CREATE TABLE IF NOT EXISTS standin_jobs (command text NOT NULL, at timestamptz NOT NULL DEFAULT now())";
     sqlx::query(table).execute(&mut connection).await?;
     let insert = "INSERT INTO standin_jobs (command) VALUES ($1)";
-    sqlx::query(insert)
-        .bind(command)
-        .execute(&mut connection)
-        .await?;
+    sqlx::query(insert).bind(command).execute(&mut connection).await?;
     Ok(())
 }
 

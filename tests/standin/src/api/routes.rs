@@ -16,28 +16,17 @@ use crate::http::{Answer, error, header_of, json, query, streamed};
 use crate::websocket;
 
 /// Prefixes the front door sends to the api; under them an unknown path is echoed.
-const ECHOED: [&str; 6] = [
-    "/console/api/",
-    "/api/",
-    "/v1/",
-    "/openapi/",
-    "/mcp",
-    "/triggers/",
-];
+const ECHOED: [&str; 6] = ["/console/api/", "/api/", "/v1/", "/openapi/", "/mcp", "/triggers/"];
 
 /// Answers one request.
 pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
-    let (post, get) = (
-        request.method() == Method::POST,
-        request.method() == Method::GET,
-    );
+    let (post, get) = (request.method() == Method::POST, request.method() == Method::GET);
     let release = app.image.baked.release.clone();
     let mut answer = match path.as_str() {
-        "/health" if get => json(
-            200,
-            &json!({"pid": std::process::id(), "status": "ok", "version": release}),
-        ),
+        "/health" if get => {
+            json(200, &json!({"pid": std::process::id(), "status": "ok", "version": release}))
+        }
         "/console/api/ping" if get => json(200, &json!({"result": "pong"})),
         "/console/api/setup" if get => console::setup_state(&app).await,
         "/console/api/setup" if post => console::setup(&app, request).await,
@@ -52,21 +41,16 @@ pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Answer 
         }
         "/v1/_echo" => echo(&app, request).await,
         "/v1/_mirror" if post => mirror(request),
-        "/v1/_bytes" if get => bytes(
-            query(request.uri(), "n")
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(0),
-        ),
+        "/v1/_bytes" if get => {
+            bytes(query(request.uri(), "n").and_then(|n| n.parse().ok()).unwrap_or(0))
+        }
         "/v1/_slow" => {
-            let millis = query(request.uri(), "ms")
-                .and_then(|ms| ms.parse().ok())
-                .unwrap_or(1000);
+            let millis = query(request.uri(), "ms").and_then(|ms| ms.parse().ok()).unwrap_or(1000);
             tokio::time::sleep(Duration::from_millis(millis)).await;
             json(200, &json!({"slept_ms": millis}))
         }
         "/v1/_release" => {
-            app.hold(&query(request.uri(), "hold").unwrap_or_default())
-                .cancel();
+            app.hold(&query(request.uri(), "hold").unwrap_or_default()).cancel();
             json(200, &json!({"result": "released"}))
         }
         "/v1/_plugin" => links::plugin(&app).await,
@@ -76,27 +60,15 @@ pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Answer 
         inner if inner.starts_with("/inner/api/") => inner_api(&app, request).await,
         file if get && file.starts_with("/files/") => files::download(&app, file).await,
         socket if socket.starts_with("/socket.io/") => {
-            if app
-                .env()
-                .or("SERVER_WORKER_CLASS", "geventwebsocket")
-                .contains("geventwebsocket")
-            {
+            if app.env().or("SERVER_WORKER_CLASS", "geventwebsocket").contains("geventwebsocket") {
                 websocket::upgrade(request)
             } else {
                 error(400, "bad_request", "this worker class has no WebSocket")
             }
         }
-        "/v1/" | "/v1" => error(
-            404,
-            "not_found",
-            "The requested URL was not found on the server.",
-        ),
+        "/v1/" | "/v1" => error(404, "not_found", "The requested URL was not found on the server."),
         other if ECHOED.iter().any(|prefix| other.starts_with(prefix)) => echo(&app, request).await,
-        _ => error(
-            404,
-            "not_found",
-            "The requested URL was not found on the server.",
-        ),
+        _ => error(404, "not_found", "The requested URL was not found on the server."),
     };
     let headers = answer.headers_mut();
     headers.insert("x-env", HeaderValue::from_static("PRODUCTION"));

@@ -52,20 +52,12 @@ pub(super) async fn run(image: Image) -> Result<(), Failure> {
     let stop = tasks::stop_signal()?;
     let settings = Settings::read(&image)?;
     let env = &image.env;
-    let (host, port) = (
-        env.or("DIFY_BIND_ADDRESS", "0.0.0.0"),
-        env.number("DIFY_PORT", 5001),
-    );
+    let (host, port) = (env.or("DIFY_BIND_ADDRESS", "0.0.0.0"), env.number("DIFY_PORT", 5001));
     let listener = listen(host, port).await?;
-    let class = env.or(
-        "SERVER_WORKER_CLASS",
-        "geventwebsocket.gunicorn.workers.GeventWebSocketWorker",
-    );
+    let class =
+        env.or("SERVER_WORKER_CLASS", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker");
     gunicorn("Starting gunicorn 25.3.0");
-    gunicorn(&format!(
-        "Listening at: http://{host}:{port} ({})",
-        std::process::id()
-    ));
+    gunicorn(&format!("Listening at: http://{host}:{port} ({})", std::process::id()));
     gunicorn(&format!("Using worker: {class}"));
     tokio::select! {
         paid = startup::pay(&image.baked, startup::API) => paid?,
@@ -85,10 +77,7 @@ pub(super) async fn run(image: Image) -> Result<(), Failure> {
         settings,
         image: image.clone(),
     });
-    gunicorn(&format!(
-        "Booting worker with pid: {}",
-        std::process::id() + 1
-    ));
+    gunicorn(&format!("Booting worker with pid: {}", std::process::id() + 1));
     let handler = move |request| {
         let app = Arc::clone(&app);
         async move { Box::pin(routes::answer(app, request)).await }
@@ -105,15 +94,9 @@ fn gunicorn(text: &str) {
 /// `--graceful-timeout N` or `--graceful-timeout=N`; gunicorn's default is 30 s.
 fn graceful_timeout(args: &str) -> Duration {
     let mut words = args.split([' ', '=']).filter(|word| !word.is_empty());
-    let seconds = words
-        .by_ref()
-        .find(|word| *word == "--graceful-timeout")
-        .and_then(|_| words.next());
-    Duration::from_secs(
-        seconds
-            .and_then(|seconds| seconds.parse().ok())
-            .unwrap_or(30),
-    )
+    let seconds =
+        words.by_ref().find(|word| *word == "--graceful-timeout").and_then(|_| words.next());
+    Duration::from_secs(seconds.and_then(|seconds| seconds.parse().ok()).unwrap_or(30))
 }
 
 #[cfg(test)]
@@ -128,11 +111,7 @@ mod tests {
             ("--log-level=debug --graceful-timeout=5", 5),
             ("--graceful-timeout", 30),
         ] {
-            assert_eq!(
-                graceful_timeout(args),
-                Duration::from_secs(seconds),
-                "{args}"
-            );
+            assert_eq!(graceful_timeout(args), Duration::from_secs(seconds), "{args}");
         }
     }
 }

@@ -71,10 +71,8 @@ fn problems(env: &Env) -> Vec<(&'static str, String)> {
     let mut problems = Vec::new();
     match env.get("SECRET_KEY") {
         None => problems.push(("SECRET_KEY", "Value error, SECRET_KEY is empty".to_owned())),
-        Some(PUBLISHED_SECRET_KEY) => problems.push((
-            "SECRET_KEY",
-            "Value error, the published default is no secret".to_owned(),
-        )),
+        Some(PUBLISHED_SECRET_KEY) => problems
+            .push(("SECRET_KEY", "Value error, the published default is no secret".to_owned())),
         Some(_) => {}
     }
     match env.or("VECTOR_STORE", "") {
@@ -105,10 +103,7 @@ fn problems(env: &Env) -> Vec<(&'static str, String)> {
         "SQLALCHEMY_POOL_SIZE",
         "SQLALCHEMY_MAX_OVERFLOW",
     ] {
-        if env
-            .get(name)
-            .is_some_and(|value| value.trim().parse::<u32>().is_err())
-        {
+        if env.get(name).is_some_and(|value| value.trim().parse::<u32>().is_err()) {
             problems.push((
                 name,
                 "Input should be a valid integer, unable to parse string as an integer".to_owned(),
@@ -147,10 +142,7 @@ mod tests {
     #[test]
     fn every_missing_vector_key_is_named() {
         let text = read(&COMPLETE[..4]).unwrap_err();
-        assert!(
-            text.contains("3 validation errors for DifyConfig"),
-            "{text}"
-        );
+        assert!(text.contains("3 validation errors for DifyConfig"), "{text}");
         assert!(
             text.contains("\nPGVECTOR_USER\n") && text.contains("\nPGVECTOR_DATABASE\n"),
             "{text}"
@@ -162,10 +154,7 @@ mod tests {
         let mut pairs = COMPLETE;
         pairs[0].1 = PUBLISHED_SECRET_KEY;
         let text = read(&pairs).unwrap_err();
-        assert!(
-            text.contains("SECRET_KEY") && !text.contains(PUBLISHED_SECRET_KEY),
-            "{text}"
-        );
+        assert!(text.contains("SECRET_KEY") && !text.contains(PUBLISHED_SECRET_KEY), "{text}");
     }
 
     #[test]

@@ -44,9 +44,7 @@ impl Script {
             bytes: usize::try_from(number("bytes", 0)).unwrap_or(0),
             ping: Duration::from_millis(number("ping_ms", 10_000)),
             silence: Duration::from_millis(number("silence_ms", 300_000)),
-            hold: script["hold"]
-                .as_str()
-                .map(|name| (number("hold_after", 1), name.to_owned())),
+            hold: script["hold"].as_str().map(|name| (number("hold_after", 1), name.to_owned())),
             break_after: script["break_after"].as_u64(),
         }
     }
@@ -149,11 +147,7 @@ pub(super) async fn workflow(app: &Arc<App>, request: Request<Incoming>) -> Answ
     let kwargs = json!({
         "run_id": run, "mode": "workflow", "events": script.events, "interval_ms": millis(script.interval), "ping_ms": millis(script.ping),
     });
-    if let Err(failure) = settings
-        .broker
-        .enqueue(celery::RUNS, worker::RUN_TASK, &kwargs)
-        .await
-    {
+    if let Err(failure) = settings.broker.enqueue(celery::RUNS, worker::RUN_TASK, &kwargs).await {
         return internal_error("app_generate_service.py:120", &failure);
     }
     let (events, receiver) = mpsc::channel(4);
@@ -172,10 +166,7 @@ async fn relay(
     events: &mpsc::Sender<String>,
 ) -> Result<(), Failure> {
     let gone = |_| Failure::new("client went away");
-    events
-        .send("event: ping\n\n".to_owned())
-        .await
-        .map_err(gone)?;
+    events.send("event: ping\n\n".to_owned()).await.map_err(gone)?;
     let Some(mut reader) = reader else {
         tokio::select! {
             () = tokio::time::sleep(script.silence) => {}
@@ -193,10 +184,7 @@ async fn relay(
             last = Instant::now();
             let event: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
             match event["event"].as_str() {
-                Some("ping") => events
-                    .send("event: ping\n\n".to_owned())
-                    .await
-                    .map_err(gone)?,
+                Some("ping") => events.send("event: ping\n\n".to_owned()).await.map_err(gone)?,
                 kind => {
                     events.send(data(&event)).await.map_err(gone)?;
                     if kind == Some("workflow_finished") {

@@ -18,19 +18,14 @@ pub(super) async fn keep_registered(daemon: Arc<Daemon>) {
     let id = celery::uuid();
     loop {
         if let Err(failure) = register(&daemon, &id).await {
-            log::error(
-                "cluster.go",
-                &format!("failed to update node status: {failure}"),
-            );
+            log::error("cluster.go", &format!("failed to update node status: {failure}"));
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
 }
 
 async fn register(daemon: &Daemon, id: &str) -> Result<(), Failure> {
-    let table = tokio::fs::read_to_string("/proc/net/fib_trie")
-        .await
-        .unwrap_or_default();
+    let table = tokio::fs::read_to_string("/proc/net/fib_trie").await.unwrap_or_default();
     let addresses: Vec<_> = local_addresses(&table)
         .iter()
         .map(|ip| json!({"ip": ip, "port": daemon.settings.port, "votes": []}))
@@ -38,12 +33,7 @@ async fn register(daemon: &Daemon, id: &str) -> Result<(), Failure> {
     let entry = json!({"addresses": addresses, "last_ping_at": crate::log::unix_now().round()});
     let mut redis = daemon.settings.redis.connect().await?;
     let key = format!("{}{MAP}", daemon.settings.prefix);
-    cmd("HSET")
-        .arg(key)
-        .arg(id)
-        .arg(entry.to_string())
-        .query_async::<()>(&mut redis)
-        .await?;
+    cmd("HSET").arg(key).arg(id).arg(entry.to_string()).query_async::<()>(&mut redis).await?;
     Ok(())
 }
 

@@ -12,18 +12,9 @@ use crate::failure::Failure;
 use crate::log;
 
 const TABLES: [(&str, &str); 4] = [
-    (
-        "plugins",
-        "id uuid PRIMARY KEY, plugin_unique_identifier varchar(255) UNIQUE",
-    ),
-    (
-        "plugin_installations",
-        "id uuid PRIMARY KEY, tenant_id uuid, plugin_id varchar(255)",
-    ),
-    (
-        "endpoints",
-        "id uuid PRIMARY KEY, hook_id varchar(127) UNIQUE, tenant_id uuid",
-    ),
+    ("plugins", "id uuid PRIMARY KEY, plugin_unique_identifier varchar(255) UNIQUE"),
+    ("plugin_installations", "id uuid PRIMARY KEY, tenant_id uuid, plugin_id varchar(255)"),
+    ("endpoints", "id uuid PRIMARY KEY, hook_id varchar(127) UNIQUE, tenant_id uuid"),
     (
         "install_tasks",
         "id uuid PRIMARY KEY, status text NOT NULL, created_at timestamptz DEFAULT now()",
@@ -65,23 +56,15 @@ async fn exists(connection: &mut PgConnection, table: &str) -> Result<bool, Fail
 }
 
 async fn create_database(settings: &Settings) -> Result<(), Failure> {
-    let mut connection = settings
-        .database
-        .with_database(&settings.default_database)
-        .connect()
-        .await?;
+    let mut connection =
+        settings.database.with_database(&settings.default_database).connect().await?;
     let found = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1")
         .bind(&settings.database_name)
         .fetch_optional(&mut connection)
         .await?;
     if found.is_none() {
-        let create = format!(
-            "CREATE DATABASE \"{}\"",
-            settings.database_name.replace('"', "")
-        );
-        sqlx::query(AssertSqlSafe(create))
-            .execute(&mut connection)
-            .await?;
+        let create = format!("CREATE DATABASE \"{}\"", settings.database_name.replace('"', ""));
+        sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await?;
     }
     Ok(())
 }

@@ -50,21 +50,15 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
         tasks::spawn(plugins::keep_launched(Arc::clone(&daemon)));
         if image.env.flag("PLUGIN_REMOTE_INSTALLING_ENABLED", true) {
             let port = image.env.number("PLUGIN_REMOTE_INSTALLING_PORT", 5003);
-            let debugging = listen(
-                image.env.or("PLUGIN_REMOTE_INSTALLING_HOST", "0.0.0.0"),
-                port,
-            )
-            .await?;
+            let debugging =
+                listen(image.env.or("PLUGIN_REMOTE_INSTALLING_HOST", "0.0.0.0"), port).await?;
             tasks::spawn(async move {
                 // The debug protocol is not imitated: a connection is taken and closed.
                 while debugging.accept().await.is_ok() {}
             });
         }
         let listener = listen(image.env.or("SERVER_HOST", "0.0.0.0"), daemon.settings.port).await?;
-        log::line(&format!(
-            "[GIN-debug] Listening and serving HTTP on :{}",
-            daemon.settings.port
-        ));
+        log::line(&format!("[GIN-debug] Listening and serving HTTP on :{}", daemon.settings.port));
         let handler = move |request| server::answer(Arc::clone(&daemon), request);
         serve(listener, Manners::ABRUPT, stop.clone(), handler).await;
         Ok(())

@@ -45,9 +45,9 @@ impl Plugins {
                     .ok_or_else(|| Failure::new("[PANIC] plugin storage bucket is empty"))?;
                 Store::Bucket(Bucket::new(env, name)?)
             }
-            "local" => Store::Local(PathBuf::from(
-                env.or("PLUGIN_STORAGE_LOCAL_ROOT", "/app/storage"),
-            )),
+            "local" => {
+                Store::Local(PathBuf::from(env.or("PLUGIN_STORAGE_LOCAL_ROOT", "/app/storage")))
+            }
             other => {
                 return Err(Failure::new(format!(
                     "[PANIC] Failed to create storage: unsupported storage type {other}"
@@ -60,8 +60,7 @@ impl Plugins {
             running: Mutex::default(),
             launching: Mutex::default(),
             slots: Arc::new(Semaphore::new(
-                env.number("PLUGIN_LOCAL_LAUNCHING_CONCURRENT", 2_usize)
-                    .max(1),
+                env.number("PLUGIN_LOCAL_LAUNCHING_CONCURRENT", 2_usize).max(1),
             )),
         })
     }
@@ -92,11 +91,7 @@ impl Plugins {
 
 /// Launches what is installed and stops what no longer is.
 pub(super) async fn keep_launched(daemon: Arc<Daemon>) {
-    let period = daemon
-        .image
-        .baked
-        .scaled(WATCH)
-        .max(Duration::from_millis(250));
+    let period = daemon.image.baked.scaled(WATCH).max(Duration::from_millis(250));
     loop {
         match daemon.plugins.installed().await {
             Ok(installed) => {
@@ -109,10 +104,9 @@ pub(super) async fn keep_launched(daemon: Arc<Daemon>) {
                     }
                 }
             }
-            Err(failure) => log::error(
-                "watcher.go",
-                &format!("list installed plugins failed: {failure}"),
-            ),
+            Err(failure) => {
+                log::error("watcher.go", &format!("list installed plugins failed: {failure}"))
+            }
         }
         tokio::time::sleep(period).await;
     }
@@ -120,12 +114,8 @@ pub(super) async fn keep_launched(daemon: Arc<Daemon>) {
 
 async fn launch(daemon: Arc<Daemon>, id: String) {
     let launched = async {
-        let _slot = daemon
-            .plugins
-            .slots
-            .acquire()
-            .await
-            .map_err(|e| Failure::new(e.to_string()))?;
+        let _slot =
+            daemon.plugins.slots.acquire().await.map_err(|e| Failure::new(e.to_string()))?;
         let mut redis = daemon.settings.redis.connect().await?;
         let key = format!("{}plugin_daemon:env_init_lock:{id}", daemon.settings.prefix);
         let deadline = tokio::time::Instant::now() + Duration::from_mins(2);
@@ -140,9 +130,7 @@ async fn launch(daemon: Arc<Daemon>, id: String) {
             .is_none()
         {
             if tokio::time::Instant::now() >= deadline {
-                return Err(Failure::new(
-                    "failed to acquire the environment lock: lock timeout",
-                ));
+                return Err(Failure::new("failed to acquire the environment lock: lock timeout"));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -155,10 +143,7 @@ async fn launch(daemon: Arc<Daemon>, id: String) {
             log::line(&format!("INFO local runtime ready plugin={id}"));
             lock(&daemon.plugins.running).insert(id.clone());
         }
-        Err(failure) => log::error(
-            "launcher.go",
-            &format!("launch plugin {id} failed: {failure}"),
-        ),
+        Err(failure) => log::error("launcher.go", &format!("launch plugin {id} failed: {failure}")),
     }
     lock(&daemon.plugins.launching).remove(&id);
 }
@@ -177,16 +162,10 @@ fn identifier(object: &str, prefix: &str) -> Option<String> {
     let word = |text: &str| {
         !text.is_empty()
             && !text.starts_with('_')
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
     };
-    let numeric = version
-        .split('-')
-        .next()
-        .unwrap_or("")
-        .split('.')
-        .all(|part| part.parse::<u32>().is_ok());
+    let numeric =
+        version.split('-').next().unwrap_or("").split('.').all(|part| part.parse::<u32>().is_ok());
     let sum =
         (32..=64).contains(&checksum.len()) && checksum.chars().all(|c| c.is_ascii_hexdigit());
     (word(author) && word(name) && numeric && sum).then(|| id.to_owned())
@@ -220,10 +199,7 @@ mod tests {
     fn identifiers_behind_the_prefix() {
         let sum = "0123456789abcdef0123456789abcdef";
         let id = format!("langgenius/openai:0.2.7@{sum}");
-        assert_eq!(
-            identifier(&format!("plugins/{id}"), "plugins"),
-            Some(id.clone())
-        );
+        assert_eq!(identifier(&format!("plugins/{id}"), "plugins"), Some(id.clone()));
         assert_eq!(identifier(&format!("plugin_packages/{id}"), "plugin"), None);
         assert_eq!(identifier("plugins/readme", "plugins"), None);
     }

@@ -52,10 +52,7 @@ impl Settings {
             database: database(env, mode, &name)?,
             database_name: name,
             default_database: env.or("DB_DEFAULT_DATABASE", "postgres").to_owned(),
-            redis: Redis {
-                tls: redis_tls(env)?,
-                ..Redis::main(env)
-            },
+            redis: Redis { tls: redis_tls(env)?, ..Redis::main(env) },
             prefix: env
                 .get("REDIS_KEY_PREFIX")
                 .map_or_else(String::new, |prefix| format!("{prefix}:")),
@@ -85,15 +82,9 @@ fn database(env: &Env, mode: &str, name: &str) -> Result<Postgres, Failure> {
         }
     }
     let value = |wanted: &str| {
-        pairs
-            .iter()
-            .rev()
-            .find(|(key, _)| key == wanted)
-            .map_or("", |(_, value)| value.as_str())
+        pairs.iter().rev().find(|(key, _)| key == wanted).map_or("", |(_, value)| value.as_str())
     };
-    let port = value("port")
-        .parse()
-        .map_err(|_| Failure::new("cannot parse dsn: invalid port"))?;
+    let port = value("port").parse().map_err(|_| Failure::new("cannot parse dsn: invalid port"))?;
     let parameters = vec![("sslmode".to_owned(), value("sslmode").to_owned())];
     Ok(Postgres::plain(
         value("host"),
@@ -118,9 +109,7 @@ fn parse_dsn(dsn: &str) -> Result<Vec<(String, String)>, Failure> {
             return Err(broken());
         }
         let mut value = String::new();
-        let (quoted, body) = after
-            .strip_prefix('\'')
-            .map_or((false, after), |body| (true, body));
+        let (quoted, body) = after.strip_prefix('\'').map_or((false, after), |body| (true, body));
         let mut end = None;
         let mut letters = body.char_indices();
         while let Some((at, letter)) = letters.next() {
@@ -165,10 +154,7 @@ fn redis_tls(env: &Env) -> Result<Option<Check>, Failure> {
                 path.display()
             )));
         }
-        (_, ca) => Check {
-            ca,
-            ..Check::SYSTEM
-        },
+        (_, ca) => Check { ca, ..Check::SYSTEM },
     }))
 }
 
@@ -193,25 +179,13 @@ mod tests {
     #[test]
     fn only_two_ssl_modes_pass() {
         assert!(read(&[("DB_SSL_MODE", "require")]).is_ok());
-        assert!(
-            read(&[("DB_SSL_MODE", "verify-full")])
-                .unwrap_err()
-                .contains("oneof")
-        );
+        assert!(read(&[("DB_SSL_MODE", "verify-full")]).unwrap_err().contains("oneof"));
     }
 
     #[test]
     fn a_space_in_the_password_breaks_the_dsn() {
-        assert!(
-            read(&[("DB_PASSWORD", "a b")])
-                .unwrap_err()
-                .contains("keyword/value")
-        );
-        assert!(
-            read(&[("DB_PASSWORD", "'ab")])
-                .unwrap_err()
-                .contains("keyword/value")
-        );
+        assert!(read(&[("DB_PASSWORD", "a b")]).unwrap_err().contains("keyword/value"));
+        assert!(read(&[("DB_PASSWORD", "'ab")]).unwrap_err().contains("keyword/value"));
         assert!(read(&[("DB_PASSWORD", "a/b@c:d&e")]).is_ok());
     }
 
@@ -220,10 +194,7 @@ mod tests {
         let pairs = parse_dsn("password=a\\b dbname=d").unwrap();
         assert_eq!(
             pairs,
-            [
-                ("password".to_owned(), "ab".to_owned()),
-                ("dbname".to_owned(), "d".to_owned())
-            ]
+            [("password".to_owned(), "ab".to_owned()), ("dbname".to_owned(), "d".to_owned())]
         );
     }
 
@@ -238,10 +209,7 @@ mod tests {
 
     #[test]
     fn cert_required_without_a_file_is_refused() {
-        let tls = [
-            ("REDIS_USE_SSL", "true"),
-            ("REDIS_SSL_CERT_REQS", "CERT_REQUIRED"),
-        ];
+        let tls = [("REDIS_USE_SSL", "true"), ("REDIS_SSL_CERT_REQS", "CERT_REQUIRED")];
         assert!(read(&tls).unwrap_err().contains("REDIS_SSL_CA_CERTS"));
         assert_eq!(read(&tls[..1]).unwrap().redis.tls, Some(Check::SYSTEM));
     }

@@ -27,9 +27,7 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
     let stop = tasks::stop_signal()?;
     let load = |path: &str| {
         std::fs::read_to_string(path).map_err(|e| {
-            Failure::new(format!(
-                "FATAL: Unable to open configuration file: {path}: {e}"
-            ))
+            Failure::new(format!("FATAL: Unable to open configuration file: {path}: {e}"))
         })
     };
     let rules = Arc::new(Rules::parse(&load(CONFIGURATION)?, &load)?);
@@ -63,15 +61,10 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
 async fn proxy(rules: &Rules, client: IpAddr, request: Request<Incoming>) -> Answer {
     let method = request.method().clone();
     let uri = request.uri().clone();
-    let Some(host) = uri
-        .host()
-        .map(|host| host.trim_matches(['[', ']']).to_owned())
-    else {
+    let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()) else {
         return refused(400, "ERR_INVALID_URL 0");
     };
-    let port = uri
-        .port_u16()
-        .unwrap_or(if method == Method::CONNECT { 443 } else { 80 });
+    let port = uri.port_u16().unwrap_or(if method == Method::CONNECT { 443 } else { 80 });
     let resolved = tokio::net::lookup_host((host.as_str(), port))
         .await
         .map(Iterator::collect::<Vec<SocketAddr>>)
@@ -84,15 +77,8 @@ async fn proxy(rules: &Rules, client: IpAddr, request: Request<Incoming>) -> Ans
         addresses: &addresses,
         port,
     });
-    let verdict = if allowed {
-        "TCP_MISS"
-    } else {
-        "TCP_DENIED/403"
-    };
-    log::line(&format!(
-        "{:.3} {client} {verdict} {method} {host}:{port}",
-        log::unix_now()
-    ));
+    let verdict = if allowed { "TCP_MISS" } else { "TCP_DENIED/403" };
+    log::line(&format!("{:.3} {client} {verdict} {method} {host}:{port}", log::unix_now()));
     if !allowed {
         return refused(403, "ERR_ACCESS_DENIED 0");
     }
@@ -100,11 +86,9 @@ async fn proxy(rules: &Rules, client: IpAddr, request: Request<Incoming>) -> Ans
         return refused(503, "ERR_DNS_FAIL 0");
     }
     // To the addresses that were judged, not to a second look-up.
-    let Ok(Ok(upstream)) = tokio::time::timeout(
-        Duration::from_secs(10),
-        TcpStream::connect(resolved.as_slice()),
-    )
-    .await
+    let Ok(Ok(upstream)) =
+        tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(resolved.as_slice()))
+            .await
     else {
         return refused(503, "ERR_CONNECT_FAIL 111");
     };
@@ -129,25 +113,17 @@ fn tunnel(mut request: Request<Incoming>, mut upstream: TcpStream) -> Answer {
 }
 
 async fn forward(mut request: Request<Incoming>, uri: &Uri, upstream: TcpStream) -> Answer {
-    let origin_form = uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
-    *request.uri_mut() = origin_form
-        .parse()
-        .unwrap_or_else(|_| Uri::from_static("/"));
-    if let Some(host) = uri
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    let origin_form = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    *request.uri_mut() = origin_form.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    if let Some(host) =
+        uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
     {
         request.headers_mut().insert(header::HOST, host);
     }
     for name in ["proxy-connection", "proxy-authorization", "connection"] {
         request.headers_mut().remove(name);
     }
-    request.headers_mut().insert(
-        header::VIA,
-        HeaderValue::from_static("1.1 squid (squid/6.6)"),
-    );
+    request.headers_mut().insert(header::VIA, HeaderValue::from_static("1.1 squid (squid/6.6)"));
     let forwarded = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(upstream)).await?;
@@ -174,8 +150,6 @@ fn refused(status: u16, reason: &'static str) -> Answer {
             "<html><title>ERROR: The requested URL could not be retrieved</title><p>{reason}</p></html>"
         )),
     );
-    answer
-        .headers_mut()
-        .insert("x-squid-error", HeaderValue::from_static(reason));
+    answer.headers_mut().insert("x-squid-error", HeaderValue::from_static(reason));
     answer
 }

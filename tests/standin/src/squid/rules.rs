@@ -57,11 +57,7 @@ impl Rules {
             ("to_localhost", "127.0.0.0/8"),
             ("to_linklocal", "169.254.0.0/16"),
         ] {
-            let kind = if name.starts_with("to_") {
-                "dst"
-            } else {
-                "src"
-            };
+            let kind = if name.starts_with("to_") { "dst" } else { "src" };
             rules.acl(name, kind, &[values])?;
         }
         rules.acl("all", "src", &["::/0"])?;
@@ -77,23 +73,18 @@ impl Rules {
         load: &dyn Fn(&str) -> Result<String, Failure>,
     ) -> Result<(), Failure> {
         for line in text.lines() {
-            let words: Vec<&str> = line
-                .split_whitespace()
-                .take_while(|word| !word.starts_with('#'))
-                .collect();
+            let words: Vec<&str> =
+                line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
             match words.as_slice() {
                 ["acl", name, kind, values @ ..] => self.acl(name, kind, values)?,
                 ["http_access", verdict @ ("allow" | "deny"), names @ ..] => {
                     let conditions = names.iter().map(|name| {
-                        name.strip_prefix('!')
-                            .map_or((true, *name), |name| (false, name))
+                        name.strip_prefix('!').map_or((true, *name), |name| (false, name))
                     });
-                    let conditions: Vec<_> = conditions
-                        .map(|(wanted, name)| (wanted, name.to_owned()))
-                        .collect();
-                    if let Some((_, unknown)) = conditions
-                        .iter()
-                        .find(|(_, name)| !self.acls.contains_key(name))
+                    let conditions: Vec<_> =
+                        conditions.map(|(wanted, name)| (wanted, name.to_owned())).collect();
+                    if let Some((_, unknown)) =
+                        conditions.iter().find(|(_, name)| !self.acls.contains_key(name))
                     {
                         return Err(Failure::new(format!(
                             "FATAL: ACL name '{unknown}' not defined in http_access"
@@ -102,10 +93,7 @@ impl Rules {
                     self.access.push((*verdict == "allow", conditions));
                 }
                 ["http_port", address, ..] => {
-                    let port = address
-                        .rsplit(':')
-                        .next()
-                        .and_then(|port| port.parse().ok());
+                    let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
                     self.port = Some(port.ok_or_else(|| {
                         Failure::new(format!("FATAL: invalid http_port {address}"))
                     })?);
@@ -122,9 +110,7 @@ impl Rules {
 
     fn acl(&mut self, name: &str, kind: &str, values: &[&str]) -> Result<(), Failure> {
         let bad = |value: &str| {
-            Failure::new(format!(
-                "FATAL: acl {name} {kind}: cannot understand '{value}'"
-            ))
+            Failure::new(format!("FATAL: acl {name} {kind}: cannot understand '{value}'"))
         };
         let list = self.acls.entry(name.to_owned()).or_default();
         for value in values.iter().filter(|value| **value != "-n") {
@@ -160,11 +146,10 @@ impl Rules {
                 .get(name)
                 .is_some_and(|list| list.iter().any(|matcher| matcher.matches(asked)))
         };
-        let decided = self.access.iter().find(|(_, conditions)| {
-            conditions
-                .iter()
-                .all(|(wanted, name)| holds(name) == *wanted)
-        });
+        let decided = self
+            .access
+            .iter()
+            .find(|(_, conditions)| conditions.iter().all(|(wanted, name)| holds(name) == *wanted));
         match (decided, self.access.last()) {
             (Some((allow, _)), _) => *allow,
             (None, Some((last, _))) => !last,
@@ -179,10 +164,9 @@ impl Matcher {
             low.is_ipv4() == address.is_ipv4() && (low..=high).contains(&address)
         };
         match self {
-            Self::Destination(low, high) => asked
-                .addresses
-                .iter()
-                .any(|address| within(low, high, &address.to_canonical())),
+            Self::Destination(low, high) => {
+                asked.addresses.iter().any(|address| within(low, high, &address.to_canonical()))
+            }
             Self::Source(low, high) => within(low, high, &asked.client.to_canonical()),
             Self::Domain(domain) => {
                 let host = asked.host.to_ascii_lowercase();
@@ -259,13 +243,7 @@ mod tests {
     #[test]
     fn first_match_decides() {
         assert!(allows(CONF, "GET", "a.org", "1.2.3.4", 80));
-        assert!(!allows(
-            CONF,
-            "GET",
-            "metadata.google.internal",
-            "169.254.169.254",
-            80
-        ));
+        assert!(!allows(CONF, "GET", "metadata.google.internal", "169.254.169.254", 80));
         assert!(!allows(CONF, "GET", "v6.org", "fd00::1", 80));
         assert!(!allows(CONF, "GET", "mapped.org", "::ffff:10.0.0.1", 80));
         assert!(allows(CONF, "GET", "in.example.com", "10.1.1.1", 80));
@@ -277,24 +255,13 @@ mod tests {
     #[test]
     fn without_a_match_the_opposite_of_the_last_rule() {
         assert!(!allows("", "GET", "a.org", "1.2.3.4", 80));
-        assert!(allows(
-            "acl p dst 10.0.0.0/8\nhttp_access deny p",
-            "GET",
-            "a.org",
-            "1.2.3.4",
-            80
-        ));
+        assert!(allows("acl p dst 10.0.0.0/8\nhttp_access deny p", "GET", "a.org", "1.2.3.4", 80));
     }
 
     #[test]
     fn mistakes_are_fatal() {
         let parse = |conf: &str| Rules::parse(conf, &|_| Err(Failure::new("no include")));
-        assert!(
-            parse("http_access deny nobody")
-                .unwrap_err()
-                .to_string()
-                .contains("nobody")
-        );
+        assert!(parse("http_access deny nobody").unwrap_err().to_string().contains("nobody"));
         assert!(parse("acl p dst 10.0.0.300").is_err());
         assert_eq!(parse(CONF).unwrap().port, Some(3129));
     }
