@@ -105,6 +105,15 @@ impl CheckLine {
         Self { group, name, verdict: Verdict::Ok, found, advice: None }
     }
 
+    /// The line as one sentence, for a log or a status.
+    pub fn sentence(&self) -> String {
+        let Self { group, name, found, .. } = self;
+        match &self.advice {
+            Some(advice) => format!("{group} {name}: {found} ({advice})"),
+            None => format!("{group} {name}: {found}"),
+        }
+    }
+
     /// Works; better would be better.
     pub fn warn(
         group: Group,

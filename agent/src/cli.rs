@@ -1,12 +1,24 @@
 //! The command line. Every verb takes `--config FILE`; every table has `--json`.
 
+mod check;
+mod containers;
+mod plan;
+mod releases;
 pub mod status;
 pub mod table;
+mod told;
+
+pub(crate) use told::{EDGE_SOCKET, OPS_SOCKET, refused, watcher};
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use dify_common::ids::{NodeId, ReleaseId};
+use dify_common::telemetry::{self, LogMode};
+
+use crate::app;
+use crate::exit::Exit;
+use crate::failure::Failure;
 
 /// Takes a bare VM to a serving Dify and keeps it there.
 #[derive(Debug, Parser)]
@@ -126,6 +138,55 @@ pub struct Output {
     /// One JSON document in place of the table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Runs the verb and says on stderr why it failed, when it did.
+pub async fn run(cli: Cli) -> Exit {
+    match verb(cli).await {
+        Ok(exit) => exit,
+        Err(failure) => {
+            table::complain(&failure.message);
+            failure.exit
+        }
+    }
+}
+
+async fn verb(cli: Cli) -> Result<Exit, Failure> {
+    let told = &cli.told;
+    // `run` starts logging with its settings; the others talk to a person.
+    if !matches!(cli.verb, Verb::Run) {
+        telemetry::init(LogMode::Text, "warn");
+    }
+    match cli.verb {
+        Verb::Run => app::run(told).await,
+        Verb::Check(output) => check::check(told, output).await,
+        Verb::Plan(output) => plan::plan(told, output).await,
+        Verb::Status { output, watch } => {
+            status::status(&told::ops_socket(told).await?, output.json, watch).await
+        }
+        Verb::Drain { wait } => status::drain(&told::ops_socket(told).await?, wait).await,
+        Verb::Undrain => status::undrain(&told::ops_socket(told).await?).await,
+        Verb::Logs { service, tail, follow } => {
+            containers::logs(told, &service, tail, follow).await
+        }
+        Verb::Job { args } => containers::job(told, args).await,
+        Verb::RetryMigration => containers::retry_migration(told).await,
+        Verb::Config(output) => told::show(told, output).await,
+        Verb::Releases(verb) => releases::releases(told, verb).await,
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dify-agent", &mut script);
+            table::say(String::from_utf8_lossy(&script));
+            Ok(Exit::Done)
+        }
+        Verb::Man => {
+            let mut page = Vec::new();
+            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+            rendered.map_err(|error| Failure::passing(Exit::Bug, &error))?;
+            table::say(String::from_utf8_lossy(&page));
+            Ok(Exit::Done)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ mod sample;
 pub mod site;
 pub mod spec;
 
-pub use docker::Engine;
+pub use docker::{Ended, Engine, Finished};
 pub use error::{EngineError, EngineErrorKind};
-pub use observed::Observed;
+pub use hash::SpecHash;
+pub use observed::{Observed, ObservedContainer, RunState};
 pub use site::{LogDriver, Site};

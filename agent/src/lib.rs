@@ -9,6 +9,7 @@
 //! Control plane only: root, Docker socket, metadata, secrets, no public
 //! listener. Traffic is `dify-edge`'s, which goes on when this process does not.
 
+pub mod app;
 pub mod backends;
 pub mod board;
 pub mod cli;
@@ -22,6 +23,7 @@ pub mod gate;
 pub mod intent;
 pub mod notify;
 pub mod ops;
+pub mod prepare;
 pub mod reconcile;
 pub mod registry;
 pub mod release;

@@ -1,2 +1,34 @@
-//! placeholder
-fn main() {}
+//! `dify-agent`: reads the command line, runs one verb, ends with its exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use dify_agent::cli::{self, Cli};
+use dify_agent::exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
+                _ => Exit::Configuration.into(),
+            };
+        }
+    };
+    // Two threads carry the whole control plane; its work is waiting.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(cli::run(cli)).into(),
+        Err(error) => {
+            cli::table::complain(&format!("start the async runtime: {error}"));
+            Exit::Failed.into()
+        }
+    }
+}

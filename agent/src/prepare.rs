@@ -3,11 +3,12 @@
 
 use dify_common::chain::Chain;
 use dify_common::gcp::token::Tokens;
-use dify_common::ids::Digest;
+use dify_common::ids::{Digest, ReleaseId};
 use dify_common::retry::Retryable;
 
-use crate::config::settings::Settings;
+use crate::backends::machine::machine;
 use crate::config::SecretRef;
+use crate::config::settings::Settings;
 use crate::dify::stack::{Machine, Stack};
 use crate::dify::wire;
 use crate::engine::{Engine, LogDriver, Site};
@@ -15,7 +16,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::gate::{Gate, Subject, Timings};
 use crate::reconcile::shots::Shots;
-use crate::release::{Library, Lock, Release};
+use crate::release::{Library, Lock, Release, ReleaseError};
 use crate::secrets::{Manager, Secrets, fetch_all};
 
 /// Settings with everything that follows from them without touching a container.
@@ -27,6 +28,8 @@ pub struct Prepared {
     pub release: Release,
     /// Its lock, when there is one.
     pub lock: Option<Lock>,
+    /// Newer releases whose schema this one may serve on.
+    pub beside: Vec<ReleaseId>,
     /// What would run.
     pub stack: Stack,
     /// What it would run on.
@@ -35,14 +38,32 @@ pub struct Prepared {
     pub tokens: Option<Tokens>,
 }
 
+/// A release with what other manifests and a registry say of it.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The manifest.
+    pub release: Release,
+    /// Its lock, when there is one.
+    pub lock: Option<Lock>,
+    /// Newer releases that let this one serve on their schema.
+    pub beside: Vec<ReleaseId>,
+}
+
 /// The release and its lock, as told.
-pub fn release(settings: &Settings) -> Result<(Release, Option<Lock>), Failure> {
-    let library = Library::open(settings.images.releases_dir.as_deref())
-        .map_err(|error| Failure::lasting(Exit::Manifest, &error))?;
-    let release =
-        library.release(&settings.release).map_err(|error| Failure::lasting(Exit::Manifest, &error))?;
-    let lock =
-        library.lock(&settings.release).map_err(|error| Failure::lasting(Exit::Manifest, &error))?;
+pub fn release(settings: &Settings) -> Result<Chosen, Failure> {
+    let library = Library::new(settings.images.releases_dir.clone());
+    let bad = |error: ReleaseError| Failure::lasting(error.exit(), &error);
+    let release = library.manifest(&settings.release).map_err(bad)?;
+    let lock = library.lock(&settings.release).map_err(bad)?;
+    let mut beside = Vec::new();
+    for id in library.known().map_err(bad)? {
+        // A manifest that is broken says nothing; ours was read above.
+        if let Ok(other) = library.manifest(&id)
+            && other.beside.releases.contains(&settings.release)
+        {
+            beside.push(id);
+        }
+    }
     if lock.is_none() && !settings.images.allow_unlocked {
         let id = &settings.release;
         return Err(Failure::said(
@@ -53,7 +74,7 @@ pub fn release(settings: &Settings) -> Result<(Release, Option<Lock>), Failure> 
             ),
         ));
     }
-    Ok((release, lock))
+    Ok(Chosen { release, lock, beside })
 }
 
 /// Fetches the secrets. Files only: no Google identity is asked for.
@@ -74,24 +95,12 @@ pub fn needs_google(settings: &Settings) -> bool {
 
 /// Everything up to the stack.
 pub async fn prepare(settings: &Settings, tokens: Option<Tokens>) -> Result<Prepared, Failure> {
-    let (release, lock) = release(settings)?;
+    let Chosen { release, lock, beside } = release(settings)?;
     let secrets = secrets(settings, tokens.as_ref()).await?;
-    let machine = machine();
-    let stack = wire(settings, &secrets, &release, lock.as_ref(), machine)
-        .map_err(|error| Failure::lasting(Exit::Configuration, &error))?;
-    Ok(Prepared { secrets, release, lock, stack, machine, tokens })
-}
-
-/// This machine, as far as sizes depend on it.
-pub fn machine() -> Machine {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let cores = u32::try_from(cores).unwrap_or(u32::MAX);
-    // MemTotal in KiB is the first line of /proc/meminfo (proc(5)).
-    let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let kib = text.lines().next()?.split_whitespace().nth(1)?.parse::<u64>().ok()?;
-        Some(kib * 1024)
-    });
-    Machine { cores, memory: memory.unwrap_or(4 << 30) }
+    let machine = machine().map_err(|error| Failure::passing(Exit::Bug, &error))?;
+    let stack = wire(settings, secrets.values(), &release, lock.as_ref(), machine)
+        .map_err(|error| Failure::lasting(error.exit(), &error))?;
+    Ok(Prepared { secrets, release, lock, beside, stack, machine, tokens })
 }
 
 /// This node's place on the engine.
@@ -120,7 +129,7 @@ pub async fn gate(
         release: settings.release.clone(),
         digest,
         post_migration: stack.post_migration.clone(),
-        beside: prepared.release.beside(),
+        beside: prepared.beside.clone(),
     };
     let shots =
         Shots::new(engine.clone(), site.clone(), stack.migration.clone(), stack.job.clone());
@@ -140,8 +149,14 @@ async fn image_digest(engine: &Engine, image: &str) -> Result<Digest, Failure> {
     if let Some(digest) = reference.digest() {
         return Ok(digest.clone());
     }
-    let facts = engine.image(&reference).await.map_err(|error| Failure::passing(Exit::Dependency, &error))?;
+    let facts = engine
+        .image(&reference)
+        .await
+        .map_err(|error| Failure::passing(Exit::Dependency, &error))?;
     facts.and_then(|facts| facts.id.parse().ok()).ok_or_else(|| {
-        Failure::said(Exit::Manifest, format!("image {image} is not on this machine: pull it first"))
+        Failure::said(
+            Exit::Manifest,
+            format!("image {image} is not on this machine: pull it first"),
+        )
     })
 }

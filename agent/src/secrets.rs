@@ -43,6 +43,11 @@ impl Secrets {
         self.values.get(&name)
     }
 
+    /// The values by name, for the wiring.
+    pub fn values(&self) -> &BTreeMap<SecretName, Secret> {
+        &self.values
+    }
+
     /// Names that have a value.
     pub fn names(&self) -> impl Iterator<Item = SecretName> {
         self.values.keys().copied()

@@ -33,6 +33,18 @@ impl Tasks {
         self.stop.clone()
     }
 
+    /// The same owner with a stop of its own: what is started through it can be
+    /// ended without ending the rest.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { stop: self.stop.child_token(), ..self.clone() }
+    }
+
+    /// Tells the tasks of this owner to stop and does not wait.
+    pub fn dismiss(&self) {
+        self.stop.cancel();
+    }
+
     /// Starts a task that must run until [`Tasks::stopping`] fires. If it ends
     /// sooner, [`Tasks::died`] resolves with its name.
     pub fn spawn_essential<F>(&self, name: &'static str, span: Span, task: F)

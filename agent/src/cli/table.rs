@@ -1,4 +1,4 @@
-//! Tables for people. The only place that writes to stdout.
+//! Tables for people. The only place that writes to stdout and stderr.
 
 use std::io::{self, Write};
 
@@ -18,6 +18,11 @@ pub fn table(heads: &[&str]) -> Table {
 pub fn say(text: impl AsRef<str>) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_ref().as_bytes()).and_then(|()| out.write_all(b"\n"));
+}
+
+/// Says on stderr what went wrong.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "dify-agent: {text}");
 }
 
 /// Prints one JSON document.

@@ -15,8 +15,8 @@ use dify_common::telemetry::LogMode;
 use super::document::{self, Node};
 use super::section::{Noted, Read, Section};
 use super::settings::{
-    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Logs, NodeNetwork, Paths, Postgres,
-    PostgresTls, Redis, RedisTls, SecretName, Settings,
+    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Liveness, Logs, NodeNetwork, Paths,
+    Postgres, PostgresTls, Redis, RedisTls, SecretName, Settings,
 };
 use super::{SecretRef, value};
 
@@ -123,6 +123,7 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
     let capacity = root.section("capacity", capacity);
     let images = root.section("images", images);
     let drain = root.section("drain", drain);
+    let liveness = root.section("liveness", liveness);
     let logs = root.section("logs", |logs| {
         let mode = logs.or("mode", LogMode::Auto, value::log_mode);
         let filter = logs.or("filter", "info".to_owned(), value::filter);
@@ -180,6 +181,7 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
         images: images?,
         network,
         drain: drain?,
+        liveness: liveness?,
         logs: logs?,
         paths: Paths { state, run, docker, ops: ops? },
         google: google?,
@@ -306,6 +308,13 @@ fn drain(section: &mut Section<'_>) -> Read<DrainTimes> {
         return Err(section.note("notice", longer));
     }
     Ok(DrainTimes { notice, bound })
+}
+
+fn liveness(section: &mut Section<'_>) -> Read<Liveness> {
+    let docker_after = section.or("docker_after", Duration::from_mins(3), value::duration);
+    let disk_after = section.or("disk_after", Duration::from_mins(5), value::duration);
+    let agent_after = section.or("agent_after", Duration::from_mins(5), value::duration);
+    Ok(Liveness { docker_after: docker_after?, disk_after: disk_after?, agent_after: agent_after? })
 }
 
 fn google(section: &mut Section<'_>) -> Read<Endpoints> {

@@ -83,6 +83,23 @@ impl Settings {
                 ])),
             ),
             (
+                "liveness",
+                Some(section([
+                    (
+                        "docker_after",
+                        Some(text(humantime::format_duration(self.liveness.docker_after))),
+                    ),
+                    (
+                        "disk_after",
+                        Some(text(humantime::format_duration(self.liveness.disk_after))),
+                    ),
+                    (
+                        "agent_after",
+                        Some(text(humantime::format_duration(self.liveness.agent_after))),
+                    ),
+                ])),
+            ),
+            (
                 "logs",
                 Some(section([
                     ("mode", Some(text(log_mode(self.logs.mode)))),

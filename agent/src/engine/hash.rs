@@ -234,7 +234,7 @@ macro_rules! canonical_structs {
 
 canonical_structs! {
     ContainerSpec {
-        service, name, image, entrypoint, command, user, env, files, volumes, networks, limits,
+        service, name, image, entrypoint, command, hostname, user, env, files, volumes, networks, limits,
         cap_drop, cap_add, no_new_privileges, stop_signal, stop_timeout, probe, after, serving,
         stop_order
     }

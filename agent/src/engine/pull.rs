@@ -8,7 +8,8 @@ use std::time::Duration;
 use dify_common::gcp::token::{TokenError, Tokens};
 use dify_common::retry::{Backoff, retry};
 use dify_common::secret::Secret;
-use futures_util::{StreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::docker::{Engine, ImageFacts, LayerEvent, RegistryLogin};
@@ -96,11 +97,12 @@ pub async fn pull_all(
     news: &mpsc::Sender<PullEvent>,
 ) -> Result<Vec<Pulled>, PullErrors> {
     let at_once = usize::try_from(concurrency.get()).unwrap_or(usize::MAX);
-    let results: Vec<Result<Pulled, EngineError>> = stream::iter(images)
-        .map(|image| Box::pin(pull_one(engine, image, tokens, news)))
-        .buffered(at_once)
-        .collect()
-        .await;
+    // Collected and boxed first: a stream that borrows its items makes the
+    // future fail to be `Send` for every lifetime.
+    let pulls: Vec<BoxFuture<'_, Result<Pulled, EngineError>>> =
+        images.iter().map(|image| pull_one(engine, image, tokens, news).boxed()).collect();
+    let results: Vec<Result<Pulled, EngineError>> =
+        stream::iter(pulls).buffered(at_once).collect().await;
     let (mut pulled, mut failed) = (Vec::new(), Vec::new());
     for result in results {
         match result {

@@ -13,6 +13,7 @@ pub(crate) fn container(service: &str, last_octet: u8) -> ContainerSpec {
         image: "127.0.0.1:5000/standin:1".to_owned(),
         entrypoint: None,
         command: None,
+        hostname: None,
         user: None,
         env: BTreeMap::new(),
         files: Vec::new(),

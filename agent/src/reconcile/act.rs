@@ -2,6 +2,7 @@
 //! as expected is acted on, anything else is an error that the next round's
 //! plan starts from.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,11 +44,14 @@ impl Actor {
         }
         // Upstream migrates the daemon's schema at every start and holds no
         // lock (AutoMigrate in dify-plugin-daemon's `internal/db`).
-        let start = async {
-            self.engine(step, spec).await.map_err(|error| Chain(&error).to_string())?;
-            let _ = timeout(DAEMON_START, self.answers(spec)).await;
-            Ok(())
-        };
+        let (this, step, spec) = (self.clone(), step.clone(), spec.clone());
+        // Boxed: the compiler cannot see through the gate that it is `Send`.
+        let start: Pin<Box<dyn Future<Output = Result<(), String>> + Send>> =
+            Box::pin(async move {
+                this.engine(&step, &spec).await.map_err(|error| Chain(&error).to_string())?;
+                let _ = timeout(DAEMON_START, this.answers(&spec)).await;
+                Ok(())
+            });
         let turn = self.node.gate.start_daemon(&|_| {}, DAEMON_TURN, start).await;
         turn.map_err(|error| Chain(&error).to_string())?
     }
@@ -77,7 +81,7 @@ impl Actor {
         match engine.create(spec, site).await {
             // Somebody pruned it, or the disk was changed under Docker.
             Err(error) if error.kind() == EngineErrorKind::BadImage => {
-                self.node.pull(&[spec.image.clone()]).await?;
+                self.node.pull(&spec.image).await?;
                 engine.create(spec, site).await?;
             }
             other => drop(other?),

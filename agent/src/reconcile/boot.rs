@@ -15,14 +15,20 @@ use tracing::{info, warn};
 use super::context::Context;
 use super::node::{Node, Parts};
 use super::setup::Setup;
-use crate::backends::{self, CheckLine, Probes, Verdict};
+use crate::backends::{self, CheckLine, Verdict, probes};
 use crate::config::Settings;
 use crate::config::settings::SecretName;
+use crate::engine::progress::{self, Show};
+use crate::engine::pull::pull_all;
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::gate::{GateError, Progress};
 use crate::prepare::{self, Prepared};
+use crate::registry::Reference;
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal};
+use tokio::sync::mpsc;
 
 /// A service that is down at boot is asked again this often.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -59,8 +65,9 @@ pub(super) async fn boot(ctx: &Context, settings: &Settings) -> Result<Arc<Node>
     board.enter(Phase::Starting);
     let setup = Setup::default();
     let Prepared { stack, machine, secrets, tokens, .. } = prepared;
-    let probes = Probes::new(settings, &secrets, tokens.as_ref());
     let (board, tasks) = (ctx.board.clone(), ctx.tasks.clone());
+    let services = probes::spawn(settings, &secrets, tokens.as_ref(), &tasks)
+        .map_err(|error| Failure::lasting(Exit::Configuration, &error))?;
     Ok(Node::new(Parts {
         settings: settings.clone(),
         stack,
@@ -70,9 +77,10 @@ pub(super) async fn boot(ctx: &Context, settings: &Settings) -> Result<Arc<Node>
         gate,
         board,
         tasks,
-        probes,
+        services,
         disk: ctx.disk.clone(),
         setup,
+        google: tokens,
         guarded: secrets.get(SecretName::InitPassword).is_some(),
     }))
 }
@@ -148,11 +156,22 @@ async fn preflight(ctx: &Context, settings: &Settings, prepared: &Prepared) -> R
 async fn pull(engine: &Engine, prepared: &Prepared, settings: &Settings) -> Result<(), Failure> {
     let stack = &prepared.stack;
     let images = stack.containers.iter().chain([&stack.migration, &stack.job]);
-    let images = images.map(|spec| spec.image.clone()).collect();
+    let images: BTreeSet<&str> = images.map(|spec| spec.image.as_str()).collect();
+    let images: Result<Vec<Reference>, _> = images.into_iter().map(str::parse).collect();
+    let images = images.map_err(|error| Failure::lasting(Exit::Manifest, &error))?;
+    let (news, inbox) = mpsc::channel(256);
+    let show = if io::stderr().is_terminal() { Show::Terminal } else { Show::Lines };
     let at_once = settings.images.concurrency;
-    crate::engine::pull_images(engine, images, at_once, prepared.tokens.as_ref())
-        .await
-        .map_err(|error| engine_failure(&error))
+    let pulling =
+        async move { pull_all(engine, &images, at_once, prepared.tokens.as_ref(), &news).await };
+    let (pulled, ()) = tokio::join!(pulling, progress::show(inbox, show));
+    match pulled {
+        Ok(_) => Ok(()),
+        Err(errors) => {
+            let failure = engine_failure(errors.worst());
+            Err(Failure { message: errors.to_string(), ..failure })
+        }
+    }
 }
 
 /// Networks and the packet filter, and nothing of an earlier stack left over.

@@ -37,6 +37,8 @@ pub async fn run(
     let mut node: Option<Arc<Node>> = None;
     loop {
         let settings = told.borrow_and_update().clone();
+        // What this life starts ends with it.
+        let ctx = &Context { tasks: ctx.tasks.child(), ..ctx.clone() };
         let over = async {
             // A node that never served has nothing to drain.
             let mut wants = ctx.intent.watch();
@@ -51,6 +53,7 @@ pub async fn run(
             // cancel-safe: as above.
             () = over => break,
         }
+        ctx.tasks.dismiss();
     }
     let settings = told.borrow().clone();
     stop_everything(ctx, &settings, node.as_deref()).await;
@@ -73,14 +76,8 @@ async fn one_life(ctx: &Context, settings: &Settings, present: &mut Option<Arc<N
                 view.front = Arc::new(node.front(node.refusals()));
             });
             node.watch_setup();
-            let services = node.probes.clone();
             let (serve, inbox) = Serve::new(node);
-            tokio::select! {
-                // cancel-safe: containers go on; the next life starts from what it sees.
-                () = serve.run(inbox) => {}
-                // cancel-safe: it only asks.
-                () = services.run() => {}
-            }
+            serve.run(inbox).await;
         }
         Err(failure) => {
             failed(ctx, &failure);

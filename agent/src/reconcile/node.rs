@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dify_common::tasks::Tasks;
 use dify_common::wire::status::{ContainerStatus, Phase};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::local::{self, Disk};
@@ -14,13 +15,20 @@ use super::part::Sight;
 use super::probe::Prober;
 use super::setup::Setup;
 use super::shots::Shots;
-use crate::backends::Probes;
+use crate::backends::Group;
+use crate::backends::probes::Services;
 use crate::board::{Board, Front};
 use crate::config::Settings;
 use crate::dify::stack::{Machine, Stack};
+use crate::engine::pull::pull_all;
 use crate::engine::spec::ContainerSpec;
-use crate::engine::{Engine, ObservedContainer, RunState, Site, SpecHash};
+use crate::engine::{
+    Engine, EngineError, EngineErrorKind, ObservedContainer, RunState, Site, SpecHash,
+};
 use crate::gate::Gate;
+use crate::registry::{InvalidReference, Reference};
+use dify_common::gcp::token::Tokens;
+use std::num::NonZeroU32;
 
 /// An agent that took over running containers says what it sees after this
 /// long at the latest: a few rounds of probes.
@@ -51,12 +59,13 @@ pub struct Node {
     /// Asks containers.
     pub prober: Prober,
     /// Health of the shared services.
-    pub probes: Probes,
+    pub services: watch::Receiver<Services>,
     /// Whether the disk takes writes.
     pub disk: Disk,
     /// Whether Dify's first setup is finished.
     pub setup: Setup,
     guarded: bool,
+    google: Option<Tokens>,
     hashes: BTreeMap<String, SpecHash>,
     served: AtomicBool,
     since: Instant,
@@ -74,10 +83,11 @@ pub struct Parts {
     pub gate: NodeGate,
     pub board: Board,
     pub tasks: Tasks,
-    pub probes: Probes,
+    pub services: watch::Receiver<Services>,
     pub disk: Disk,
     pub setup: Setup,
     pub guarded: bool,
+    pub google: Option<Tokens>,
 }
 
 impl Node {
@@ -92,10 +102,11 @@ impl Node {
             gate,
             board,
             tasks,
-            probes,
+            services,
             disk,
             setup,
             guarded,
+            google,
         } = parts;
         let hashes =
             stack.containers.iter().map(|spec| (spec.name.clone(), site.hash(spec))).collect();
@@ -109,10 +120,11 @@ impl Node {
             board,
             tasks,
             prober: Prober::default(),
-            probes,
+            services,
             disk,
             setup,
             guarded,
+            google,
             hashes,
             served: AtomicBool::new(false),
             since: Instant::now(),
@@ -172,6 +184,28 @@ impl Node {
             }
             view.adopting &= !settled;
         });
+    }
+
+    /// Kinds of shared services that are away or were not heard of yet.
+    pub(super) fn away(&self) -> BTreeSet<String> {
+        let services = self.services.borrow();
+        let unheard = [Group::Database, Group::Redis].into_iter();
+        let unheard = unheard.filter(|kind| !services.contains_key(kind));
+        let away = services.values().filter(|health| !health.ok).map(|health| health.kind);
+        away.chain(unheard).map(|kind| kind.as_str().to_owned()).collect()
+    }
+
+    /// Has an image here again that somebody removed.
+    pub(super) async fn pull(&self, image: &str) -> Result<(), EngineError> {
+        let doing = "read image reference";
+        let reference: Reference = image.parse().map_err(|error: InvalidReference| {
+            EngineError::new(EngineErrorKind::BadImage, doing, image, error.to_string())
+        })?;
+        // Nobody reads the progress of a repair.
+        let (news, _) = mpsc::channel(1);
+        let one = NonZeroU32::MIN;
+        let pulled = pull_all(&self.engine, &[reference], one, self.google.as_ref(), &news).await;
+        pulled.map(drop).map_err(|errors| errors.worst().clone())
     }
 
     /// Starts asking whether setup is finished.

@@ -158,7 +158,7 @@ impl Record {
     }
 
     /// As the plan sees it.
-    pub fn seen(&self, now: Instant) -> Seen {
+    pub fn seen(&self) -> Seen {
         match &self.sight {
             _ if self.busy => Seen::Busy,
             Sight::Absent => Seen::Absent,
@@ -220,7 +220,7 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::new(now);
         record.saw_first(exited(), now);
-        assert_eq!((record.seen(now), record.failures(now).0), (Seen::Stopped, 0));
+        assert_eq!((record.seen(), record.failures(now).0), (Seen::Stopped, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,18 +228,18 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::new(now);
         running(&mut record, "1", now);
-        assert_eq!(record.seen(now), Seen::Starting);
+        assert_eq!(record.seen(), Seen::Starting);
         record.heard("1", Answer::Ready, false);
         for _ in 0..9 {
             record.heard("1", Answer::Nothing("no answer in 5 s".into()), true);
         }
-        assert_eq!(record.seen(now), Seen::Ready);
+        assert_eq!(record.seen(), Seen::Ready);
         for _ in 0..SILENCE_LIMIT {
             record.heard("1", Answer::Nothing("no answer in 5 s".into()), false);
         }
-        assert_eq!(record.seen(now), Seen::Silent);
+        assert_eq!(record.seen(), Seen::Silent);
         record.heard("1", Answer::Ready, false);
-        assert_eq!(record.seen(now), Seen::Ready);
+        assert_eq!(record.seen(), Seen::Ready);
     }
 
     #[tokio::test(start_paused = true)]
@@ -249,7 +249,7 @@ mod tests {
         running(&mut record, "1", now);
         running(&mut record, "2", now);
         record.heard("1", Answer::Ready, false);
-        assert_eq!(record.seen(now), Seen::Starting);
+        assert_eq!(record.seen(), Seen::Starting);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::part::Answer;
+use crate::engine::Engine;
 use crate::engine::spec::{ContainerSpec, Probe};
+use dify_common::chain::Chain;
 
 /// One TCP connect on this machine.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -24,6 +26,18 @@ pub trait Exec {
         command: &[String],
         deadline: Duration,
     ) -> impl Future<Output = Result<(i64, String), String>> + Send;
+}
+
+impl Exec for Engine {
+    async fn exec(
+        &self,
+        container: &str,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<(i64, String), String> {
+        let executed = Self::exec(self, container, command, deadline).await;
+        executed.map(|done| (done.exit, done.output)).map_err(|error| Chain(&error).to_string())
+    }
 }
 
 /// The asker. Cheap to clone.

@@ -3,13 +3,15 @@
 //! round reads everything anew; actions run beside it, one per container.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dify_common::chain::Chain;
-use dify_common::wire::status::{ContainerStatus, Phase};
+use dify_common::wire::status::ContainerStatus;
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{Instrument, info, info_span, warn};
 
 use super::act::Actor;
@@ -88,9 +90,13 @@ impl Serve {
         let (node, notes) = (self.node.clone(), self.notes.clone());
         self.node.tasks.spawn("engine-events", info_span!("events"), async move {
             while !notes.is_closed() {
-                node.engine.wait_for_event(&node.settings.node).await;
-                // Full means that a round is due anyway.
-                let _ = notes.try_send(Note::Event);
+                let mut events = pin!(node.engine.events(&node.settings.node));
+                while let Some(Ok(())) = events.next().await {
+                    // Full means that a round is due anyway.
+                    let _ = notes.try_send(Note::Event);
+                }
+                // The engine is away; the rounds find out when it is back.
+                sleep(OBSERVE).await;
             }
         });
     }
@@ -178,7 +184,7 @@ impl Serve {
                 let record = &self.records[&spec.service];
                 let (failures, ago) = record.failures(now);
                 let (service, after) = (spec.service.clone(), spec.after.clone());
-                Part { service, after, seen: record.seen(now), failures, ago }
+                Part { service, after, seen: record.seen(), failures, ago }
             })
             .collect();
         let plan = plan(&parts, self.slots);
@@ -215,11 +221,11 @@ impl Serve {
     }
 
     fn publish(&self, now: Instant) {
-        let mut missing = self.node.probes.missing();
+        let mut missing = self.node.away();
         let mut containers = Vec::with_capacity(self.records.len());
         for spec in &self.node.stack.containers {
             let record = &self.records[&spec.service];
-            let ready = matches!(record.seen(now), Seen::Ready);
+            let ready = matches!(record.seen(), Seen::Ready);
             if spec.serving && !ready {
                 missing.insert(spec.service.clone());
             }

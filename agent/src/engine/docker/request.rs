@@ -66,6 +66,7 @@ pub(super) fn container(
         image: Some(spec.image.clone()),
         entrypoint: spec.entrypoint.clone(),
         cmd: spec.command.clone(),
+        hostname: spec.hostname.clone(),
         user: spec.user.clone(),
         env: Some(spec.env.iter().map(|(key, value)| format!("{key}={}", open(value))).collect()),
         labels: Some(labels),

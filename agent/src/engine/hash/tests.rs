@@ -9,6 +9,7 @@ fn spec() -> ContainerSpec {
         image: "a/b:c".into(),
         entrypoint: None,
         command: None,
+        hostname: None,
         user: None,
         env: BTreeMap::from([
             ("PLAIN".into(), EnvValue::Plain("x".into())),
@@ -45,6 +46,7 @@ fn every_change_of_a_field_changes_the_hash() {
         |s| s.entrypoint = Some(vec!["ab".into()]),
         |s| s.entrypoint = Some(vec!["a".into(), "b".into()]),
         |s| s.command = Some(vec!["ab".into()]),
+        |s| s.hostname = Some("worker".into()),
         |s| s.user = Some("1000".into()),
         |s| drop(s.env.insert("PLAIN".into(), EnvValue::Plain("y".into()))),
         |s| drop(s.env.insert("SECRET".into(), EnvValue::Secret(Secret::from("hunter3")))),

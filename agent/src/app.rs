@@ -1,0 +1,168 @@
+//! `run`: binds what must be bound, starts what must run, ends in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dify_common::chain::Chain;
+use dify_common::shutdown;
+use dify_common::tasks::Tasks;
+use dify_common::telemetry;
+use dify_common::wire::status::Finding;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, info_span, warn};
+
+use crate::board::Board;
+use crate::cli::{EDGE_SOCKET, OPS_SOCKET, Told, refused, watcher};
+use crate::config::{LoadError, Settings, Watcher};
+use crate::engine::Engine;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::front::EdgeLink;
+use crate::intent::Intent;
+use crate::notify;
+use crate::ops::Ops;
+use crate::reconcile::context::Context;
+use crate::reconcile::local::Disk;
+use crate::reconcile::{leave, life};
+
+/// Tasks are waiting, mostly; this long at most to notice the end.
+const WIND_DOWN: Duration = Duration::from_secs(5);
+/// Code of the finding about a document that cannot be used.
+const REFUSED: &str = "configuration-refused";
+
+/// Runs the node until it is stopped.
+pub async fn run(told: &Told) -> Result<Exit, Failure> {
+    let mut watcher = watcher(told);
+    let settings = match watcher.load().await {
+        Ok(settings) => settings,
+        Err(error) if told.config.is_some() => return Err(refused(&error)),
+        Err(error) => stranded(&mut watcher, error).await,
+    };
+    telemetry::init(settings.logs.mode, &settings.logs.filter);
+    let start_failed =
+        |error: &(dyn std::error::Error + 'static)| Failure::passing(Exit::Failed, error);
+    let adopting = adopting(&settings).await;
+    let board = Board::new(settings.node.clone(), adopting);
+    let (tasks, intent) = (Tasks::default(), Intent::default());
+    let run = &settings.paths.run;
+    let link = EdgeLink::bind(&run.join(EDGE_SOCKET)).map_err(|error| start_failed(&error))?;
+    let ops = Ops::bind(&run.join(OPS_SOCKET), settings.paths.ops).await;
+    let ops = ops.map_err(|error| start_failed(&error))?;
+    make_state(&settings.paths.state).map_err(|error| Failure {
+        exit: Exit::Disk,
+        message: format!("make {}: {error}", settings.paths.state.display()),
+        permanent: true,
+    })?;
+    info!(node = %settings.node, release = %settings.release, adopting, "dify-agent runs");
+
+    tasks.spawn_essential("edge-link", info_span!("front"), link.run(board.clone(), tasks.clone()));
+    ops.spawn(board.clone(), intent.clone(), &tasks);
+    let disk = Disk::new(&settings.paths.state);
+    disk.spawn(&tasks);
+    let (times, times_now) = watch::channel(settings.drain);
+    let drained = leave::spawn(times_now, board.clone(), &intent, &tasks);
+    let (settings_now, told_now) = watch::channel(Arc::new(settings));
+    follow(watcher, settings_now, times, board.clone(), &tasks);
+    notify::spawn(board.clone(), &tasks);
+
+    let ctx = Context { board, intent: intent.clone(), tasks: tasks.clone(), disk };
+    let mut hand_over =
+        signal(SignalKind::user_defined1()).map_err(|error| start_failed(&error))?;
+    let ended = {
+        let life = life::run(&ctx, told_now, drained);
+        let asked = async {
+            if let Ok(name) = shutdown::requested().await {
+                info!(signal = name, "asked to stop");
+                intent.stop("a signal asked");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // cancel-safe: it ends this process either way.
+            () = life => Exit::Done,
+            // cancel-safe: never resolves.
+            () = asked => Exit::Done,
+            // cancel-safe: as above. The next agent takes over what runs.
+            _ = hand_over.recv() => {
+                info!("handing over: containers and edge go on");
+                Exit::Done
+            }
+            // cancel-safe: as above.
+            name = tasks.died() => {
+                error!(task = name, "an essential task died");
+                Exit::Bug
+            }
+        }
+    };
+    tasks.stop(WIND_DOWN).await;
+    Ok(ended)
+}
+
+/// Containers of ours run already: the edges keep serving by what they know
+/// until this agent knows better.
+async fn adopting(settings: &Settings) -> bool {
+    let look = async {
+        let engine = Engine::connect(&settings.paths.docker).await.ok()?;
+        let observed = engine.observe(&settings.node).await.ok()?;
+        Some(observed.containers.values().any(|seen| seen.state.is_running()))
+    };
+    look.await.unwrap_or(false)
+}
+
+fn make_state(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+}
+
+/// A VM with a document that cannot be used waits for a better one: exiting
+/// would only make systemd ask again.
+async fn stranded(watcher: &mut Watcher, mut error: LoadError) -> Settings {
+    telemetry::init(telemetry::LogMode::Auto, "info");
+    loop {
+        error!(error = %Chain(&error), "no usable configuration; waiting for another");
+        match watcher.changed().await {
+            Ok(settings) => return settings,
+            Err(next) => error = next,
+        }
+    }
+}
+
+/// Later documents: a valid one is taken up, another is a finding.
+fn follow(
+    mut watcher: Watcher,
+    settings: watch::Sender<Arc<Settings>>,
+    times: watch::Sender<crate::config::settings::DrainTimes>,
+    board: Board,
+    tasks: &Tasks,
+) {
+    let stopping = tasks.stopping();
+    tasks.spawn_essential("told", info_span!("told"), async move {
+        loop {
+            let next = tokio::select! {
+                // cancel-safe: what was not handed out is found again.
+                next = watcher.changed() => next,
+                // cancel-safe: a token can be awaited again.
+                () = stopping.cancelled() => return,
+            };
+            match next {
+                Ok(next) => {
+                    board.amend(|view| view.findings.retain(|finding| finding.code != REFUSED));
+                    times.send_replace(next.drain);
+                    settings.send_if_modified(|present| {
+                        let differs = **present != next;
+                        *present = Arc::new(next);
+                        differs
+                    });
+                }
+                Err(error) => {
+                    warn!(error = %Chain(&error), "a new configuration is refused; going on with the old");
+                    let message = format!("going on with the last valid one: {}", Chain(&error));
+                    board.finding(Finding { code: REFUSED.to_owned(), message });
+                }
+            }
+        }
+    });
+}
