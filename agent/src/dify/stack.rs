@@ -6,7 +6,7 @@ use dify_common::ids::ReleaseId;
 use dify_common::wire::edge::{Refusal, Route, Upstream};
 use dify_common::wire::status::Finding;
 
-use crate::engine::spec::{ContainerSpec, NetworkSpec};
+use crate::engine::spec::{ContainerSpec, FirewallRule, NetworkSpec};
 
 /// What a node runs and how it is reached.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Stack {
     pub release: ReleaseId,
     /// Networks, created before any container.
     pub networks: Vec<NetworkSpec>,
+    /// Rules of this machine's packet filter, applied before any container.
+    pub firewall: Vec<FirewallRule>,
     /// Long-running containers in start order: whatever serves first, then the
     /// rest. `after` of each holds inside this order.
     pub containers: Vec<ContainerSpec>,

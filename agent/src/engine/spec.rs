@@ -24,6 +24,8 @@ pub struct ContainerSpec {
     pub service: String,
     /// Name on the engine: `dify-NODE-SERVICE`.
     pub name: String,
+    /// Host name inside, when it matters: celery names its node by it.
+    pub hostname: Option<String>,
     /// Reference to run, by digest unless unlocked: `repo@sha256:...` or `repo:tag`.
     pub image: String,
     /// Replaces the image's entrypoint.
@@ -151,6 +153,25 @@ pub struct NetworkSpec {
     /// Driver options, such as `com.docker.network.bridge.enable_icc`.
     pub options: BTreeMap<String, String>,
 }
+
+/// A rule for this machine's own packet filter, applied before any container
+/// starts and checked again whenever Docker or the agent restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirewallRule {
+    /// Packets that come in on `bridge` for an address of this machine itself
+    /// are dropped, unless they answer a connection this machine made:
+    /// `iptables -I INPUT -i BRIDGE -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP`.
+    /// Without it a container on an internal network still reaches whatever
+    /// listens on this machine by the bridge's own address.
+    CloseHost {
+        /// Interface name of the network, as in [`BRIDGE_NAME`].
+        bridge: String,
+    },
+}
+
+/// Docker's bridge driver option that fixes the interface's name
+/// (docs.docker.com, "Bridge network driver").
+pub const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 
 /// Labels on everything this agent creates. What lacks them is not ours.
 pub mod label {
