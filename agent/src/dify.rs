@@ -10,6 +10,8 @@ mod environment;
 pub mod explain;
 mod files;
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod golden_test;
 mod network;
 mod size;

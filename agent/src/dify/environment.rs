@@ -73,7 +73,7 @@ impl Origins<'_> {
                 );
                 continue;
             };
-            let known = self.release.keys(service);
+            let known = self.release.keys(service, |_| true);
             for key in own.keys() {
                 let wrong = match known.get(key.as_str()) {
                     Some(Value::Default(_) | Value::Settable) => continue,

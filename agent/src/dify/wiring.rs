@@ -197,6 +197,7 @@ impl<'a> Wiring<'a> {
 
     fn container(&mut self, index: usize, service: &Service) -> ContainerSpec {
         let settings = self.origins.settings;
+        let on = |feature| wanted(feature, settings.features);
         let hostname = matches!(service.probe, manifest::Probe::Celery { .. })
             .then(|| hostname(&service.name, settings.node.as_str()));
         let files = Files {
@@ -214,7 +215,7 @@ impl<'a> Wiring<'a> {
             user: service.user.clone(),
             env: self
                 .origins
-                .environment(&service.name, &self.origins.release.keys(service)),
+                .environment(&service.name, &self.origins.release.keys(service, on)),
             files: service
                 .files
                 .iter()
@@ -271,6 +272,8 @@ impl<'a> Wiring<'a> {
     /// Like a service, but alone, once, and with its own environment.
     fn one_shot(&mut self, role: &str, one_shot: &OneShot, index: usize) -> ContainerSpec {
         let release = self.origins.release;
+        let features = self.origins.settings.features;
+        let on = |feature| wanted(feature, features);
         let like = release
             .service(&one_shot.like)
             .expect("the manifest's check knows the service");
@@ -279,7 +282,7 @@ impl<'a> Wiring<'a> {
             name: format!("dify-{}-{role}", self.origins.settings.node),
             env: self
                 .origins
-                .environment(&like.name, &release.one_shot_keys(one_shot)),
+                .environment(&like.name, &release.one_shot_keys(one_shot, on)),
             networks: like
                 .networks
                 .iter()

@@ -15,10 +15,24 @@ use super::lock::Lock;
 use super::manifest::Release;
 use crate::exit::Exit;
 
-const BUILT_IN: [(&str, &str); 1] = [(
-    "1.14.2",
-    include_str!("../../../images/releases/1.14.2.yaml"),
-)];
+const BUILT_IN: [(&str, &str); 4] = [
+    (
+        "1.14.2",
+        include_str!("../../../images/releases/1.14.2.yaml"),
+    ),
+    (
+        "1.15.0",
+        include_str!("../../../images/releases/1.15.0.yaml"),
+    ),
+    (
+        "1.16.1",
+        include_str!("../../../images/releases/1.16.1.yaml"),
+    ),
+    (
+        "1.17.1",
+        include_str!("../../../images/releases/1.17.1.yaml"),
+    ),
+];
 
 /// Text of a built-in manifest.
 pub(super) fn built_in(release: &str) -> Option<&'static str> {
@@ -281,7 +295,10 @@ mod tests {
         let error = Library::default()
             .manifest(&id("0.1.0"))
             .expect_err("is unknown");
-        assert!(error.to_string().contains("1.14.2"), "{error}");
+        assert!(
+            error.to_string().contains("1.14.2, 1.15.0, 1.16.1, 1.17.1"),
+            "{error}"
+        );
         assert_eq!(error.exit(), Exit::Manifest);
     }
 
