@@ -10,6 +10,8 @@ mod environment;
 pub mod explain;
 mod files;
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod golden_test;
 mod network;
 mod size;
@@ -28,9 +30,6 @@ use crate::exit::Exit;
 use crate::release::{Lock, Release};
 
 use stack::{Machine, Stack};
-
-/// Dify's name of the service that migrates its own schema at every start.
-pub const PLUGIN_DAEMON: &str = "plugin_daemon";
 
 /// These inputs make no node. All reasons at once; no secret is in them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

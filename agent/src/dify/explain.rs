@@ -97,7 +97,13 @@ pub fn explain(stack: &Stack) -> Explained {
                 let internal = if n.internal { " internal" } else { "" };
                 let options: Vec<String> =
                     n.options.iter().map(|(k, v)| format!(" {k}={v}")).collect();
-                format!("{} {}/{}{internal}{}", n.name, n.subnet, n.prefix, options.concat())
+                format!(
+                    "{} {}/{}{internal}{}",
+                    n.name,
+                    n.subnet,
+                    n.prefix,
+                    options.concat()
+                )
             })
             .collect(),
         firewall: stack
@@ -136,7 +142,14 @@ pub fn container(spec: &ContainerSpec) -> ExplainedContainer {
         networks: spec
             .networks
             .iter()
-            .map(|leg| format!("{} {} ({})", leg.network, leg.address, leg.aliases.join(", ")))
+            .map(|leg| {
+                format!(
+                    "{} {} ({})",
+                    leg.network,
+                    leg.address,
+                    leg.aliases.join(", ")
+                )
+            })
             .collect(),
         env: spec
             .env
@@ -152,9 +165,18 @@ pub fn container(spec: &ContainerSpec) -> ExplainedContainer {
         files: spec
             .files
             .iter()
-            .map(|file| (format!("{} {:04o}", file.path, file.mode), file.content.clone()))
+            .map(|file| {
+                (
+                    format!("{} {:04o}", file.path, file.mode),
+                    file.content.clone(),
+                )
+            })
             .collect(),
-        volumes: spec.volumes.iter().map(|v| format!("{}:{}", v.volume, v.path)).collect(),
+        volumes: spec
+            .volumes
+            .iter()
+            .map(|v| format!("{}:{}", v.volume, v.path))
+            .collect(),
         limits: limits(spec),
         probe: probe(&spec.probe),
         after: spec.after.clone(),
@@ -189,9 +211,11 @@ fn limits(spec: &ContainerSpec) -> String {
 
 fn probe(probe: &Probe) -> String {
     match probe {
-        Probe::Http { port, path, deadline } => {
-            format!("GET :{port}{path} within {} s", deadline.as_secs())
-        }
+        Probe::Http {
+            port,
+            path,
+            deadline,
+        } => format!("GET :{port}{path} within {} s", deadline.as_secs()),
         Probe::Tcp { port } => format!("connect :{port}"),
         Probe::Exec { command, deadline } => {
             format!("{} within {} s", command.join(" "), deadline.as_secs())

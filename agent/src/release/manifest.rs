@@ -250,6 +250,8 @@ pub struct Group {
     /// Not checked.
     #[serde(default)]
     pub unconfirmed: bool,
+    /// Given only with this feature.
+    pub feature: Option<Feature>,
     /// Key and where its value comes from.
     pub keys: BTreeMap<String, Value>,
 }
@@ -428,27 +430,37 @@ impl Release {
         images
     }
 
-    /// Environment keys of a service: its groups', then its own.
-    pub fn keys<'a>(&'a self, service: &'a Service) -> BTreeMap<&'a str, &'a Value> {
-        keys(self, &service.environment, &service.set)
+    /// Environment keys of a service with these features: its groups', then its own.
+    pub fn keys<'a>(
+        &'a self,
+        service: &'a Service,
+        on: impl Fn(Option<Feature>) -> bool,
+    ) -> BTreeMap<&'a str, &'a Value> {
+        self.select(&service.environment, &service.set, on)
     }
 
-    /// Environment keys of a one-shot.
-    pub fn one_shot_keys<'a>(&'a self, one_shot: &'a OneShot) -> BTreeMap<&'a str, &'a Value> {
-        keys(self, &one_shot.environment, &one_shot.set)
+    /// Environment keys of a one-shot with these features.
+    pub fn one_shot_keys<'a>(
+        &'a self,
+        one_shot: &'a OneShot,
+        on: impl Fn(Option<Feature>) -> bool,
+    ) -> BTreeMap<&'a str, &'a Value> {
+        self.select(&one_shot.environment, &one_shot.set, on)
     }
-}
 
-fn keys<'a>(
-    release: &'a Release,
-    groups: &[String],
-    own: &'a BTreeMap<String, Value>,
-) -> BTreeMap<&'a str, &'a Value> {
-    groups
-        .iter()
-        .filter_map(|name| release.environment.get(name))
-        .flat_map(|group| &group.keys)
-        .chain(own)
-        .map(|(key, value)| (key.as_str(), value))
-        .collect()
+    fn select<'a>(
+        &'a self,
+        groups: &'a [String],
+        own: &'a BTreeMap<String, Value>,
+        on: impl Fn(Option<Feature>) -> bool,
+    ) -> BTreeMap<&'a str, &'a Value> {
+        groups
+            .iter()
+            .filter_map(|name| self.environment.get(name))
+            .filter(|group| on(group.feature))
+            .flat_map(|group| &group.keys)
+            .chain(own)
+            .map(|(key, value)| (key.as_str(), value))
+            .collect()
+    }
 }
