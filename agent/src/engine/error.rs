@@ -215,7 +215,7 @@ impl Retryable for EngineError {
 /// `distribution/errors.go`, `errdefs`; distribution `registry/api/errcode`),
 /// most telling first. They are stable from 20.10 to 28 but not a contract:
 /// what is not recognised falls back to the status.
-const TEXTS: [(&str, EngineErrorKind); 25] = [
+const TEXTS: [(&str, EngineErrorKind); 26] = [
     ("no space left on device", EngineErrorKind::NoSpace),
     ("disk quota exceeded", EngineErrorKind::NoSpace),
     (
@@ -244,6 +244,7 @@ const TEXTS: [(&str, EngineErrorKind); 25] = [
     ("received unexpected http status", EngineErrorKind::Registry),
     ("pool overlaps with other one", EngineErrorKind::Conflict),
     ("address already in use", EngineErrorKind::Conflict),
+    ("has active endpoints", EngineErrorKind::Stale),
 ];
 
 fn classify(status: u16, message: &str) -> EngineErrorKind {

@@ -143,7 +143,7 @@ async fn pull_one(
         let login = login(image, tokens).await?;
         let pulled = engine
             .pull(image, login.as_ref(), |layer| {
-                drop(news.try_send(tell(PullNews::Layer(layer))))
+                drop(news.try_send(tell(PullNews::Layer(layer))));
             })
             .await;
         let turn = match &pulled {
