@@ -129,7 +129,7 @@ impl Model {
             }
             Step::CreateNetwork { name } => {
                 assert!(!self.observed.foreign_networks.contains_key(name));
-                let spec = self.hash_of_network(name, world);
+                let spec = world.hashes.networks[name].to_string();
                 if let Some(found) = self.observed.networks.get(name) {
                     assert_eq!(found.spec, spec, "made over another");
                 } else {
@@ -172,10 +172,6 @@ impl Model {
                 }
             }
         }
-    }
-
-    fn hash_of_network(&self, name: &str, world: &World) -> String {
-        world.hashes.networks[name].to_string()
     }
 
     fn create(&mut self, name: &str, world: &World) {
@@ -249,7 +245,8 @@ fn from_nothing_networks_come_first_and_containers_in_start_order() {
 fn only_what_changed_is_replaced_and_says_why() {
     let world = world();
     let name = "dify-n1-worker".to_owned();
-    let cases: [(fn(&mut ObservedContainer), ReplaceReason); 4] = [
+    type Change = fn(&mut ObservedContainer);
+    let cases: [(Change, ReplaceReason); 4] = [
         (
             |found| found.spec = "old".into(),
             ReplaceReason::SpecChanged,
