@@ -12,6 +12,7 @@ pub mod docker;
 pub mod error;
 pub mod execute;
 pub mod files;
+pub mod firewall;
 pub mod hash;
 pub mod lines;
 pub mod observed;

@@ -46,6 +46,8 @@ pub struct Engine {
     docker: Docker,
     socket: PathBuf,
     version: EngineVersion,
+    /// Limit of open files for each container.
+    open_files: i64,
     /// One-shots this process waits for, by container name.
     running: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -110,7 +112,13 @@ impl Engine {
             );
             return Err(EngineError::new(EngineErrorKind::Invalid, DOING, target, found));
         }
-        Ok(Self { docker, socket: socket.to_owned(), version, running: Arc::default() })
+        Ok(Self {
+            docker,
+            socket: socket.to_owned(),
+            version,
+            open_files: request::open_files(),
+            running: Arc::default(),
+        })
     }
 
     /// Versions, as agreed when connecting.

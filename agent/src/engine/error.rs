@@ -201,7 +201,7 @@ impl Retryable for EngineError {
 /// `distribution/errors.go`, `errdefs`; distribution `registry/api/errcode`),
 /// most telling first. They are stable from 20.10 to 28 but not a contract:
 /// what is not recognised falls back to the status.
-const TEXTS: [(&str, EngineErrorKind); 25] = [
+const TEXTS: [(&str, EngineErrorKind); 26] = [
     ("no space left on device", EngineErrorKind::NoSpace),
     ("disk quota exceeded", EngineErrorKind::NoSpace),
     ("verification failed for digest", EngineErrorKind::DigestMismatch),
@@ -227,6 +227,7 @@ const TEXTS: [(&str, EngineErrorKind); 25] = [
     ("received unexpected http status", EngineErrorKind::Registry),
     ("pool overlaps with other one", EngineErrorKind::Conflict),
     ("address already in use", EngineErrorKind::Conflict),
+    ("has active endpoints", EngineErrorKind::Stale),
 ];
 
 fn classify(status: u16, message: &str) -> EngineErrorKind {

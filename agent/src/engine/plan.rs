@@ -185,86 +185,169 @@ pub fn plan(
     observed: &Observed,
 ) -> EnginePlan {
     let mut plan = EnginePlan::default();
-    let blocked = foreign_networks(networks, observed, &mut plan.foreign_conflicts);
-    // Missing or different: either way it will be another network, and a
-    // container keeps looking for the id of the one it was made on.
-    let fresh: BTreeSet<&str> = networks
+    let fates = NetworkFates::decide(networks, hashes, observed, &mut plan.foreign_conflicts);
+    let orphans = observed
+        .one_shots
         .iter()
-        .filter(|spec| {
-            let (found, hash) =
-                (observed.networks.get(&spec.name), hashes.networks.get(&spec.name));
-            found.is_none() || found.map(|found| found.spec.as_str()) != hash.map(SpecHash::as_str)
-        })
-        .map(|spec| spec.name.as_str())
-        .collect();
-
-    for (name, one_shot) in observed.one_shots.iter().filter(|(_, one_shot)| one_shot.orphan) {
-        plan.steps.push(Step::Remove {
+        .filter(|(_, one_shot)| one_shot.orphan);
+    plan.steps
+        .extend(orphans.map(|(name, one_shot)| Step::Remove {
             name: name.clone(),
             id: one_shot.id.clone(),
             why: RemoveReason::Orphan,
-        });
-    }
+        }));
     let wanted: BTreeSet<&str> = containers.iter().map(|spec| spec.name.as_str()).collect();
     for (name, found) in &observed.containers {
-        let (in_stack, on_fresh) = (wanted.contains(name.as_str()), on_network(found, &fresh));
         // A network goes only when nobody is on it, so those that are on it go
         // before, also if they come back.
-        if !in_stack || on_fresh {
-            let why =
-                if in_stack { RemoveReason::NetworkChanged } else { RemoveReason::NotInStack };
-            plan.steps.push(Step::Remove { name: name.clone(), id: found.id.clone(), why });
-        }
-    }
-    let known: BTreeSet<&str> = networks.iter().map(|spec| spec.name.as_str()).collect();
-    for (name, found) in &observed.networks {
-        let why = match (known.contains(name.as_str()), fresh.contains(name.as_str())) {
+        let why = match (wanted.contains(name.as_str()), fates.moves(found)) {
             (false, _) => RemoveReason::NotInStack,
-            (true, true) => RemoveReason::SpecChanged,
+            (true, true) => RemoveReason::NetworkChanged,
             (true, false) => continue,
         };
-        plan.steps.push(Step::RemoveNetwork { name: name.clone(), id: found.id.clone(), why });
+        plan.steps.push(Step::Remove {
+            name: name.clone(),
+            id: found.id.clone(),
+            why,
+        });
     }
-    for spec in networks.iter().filter(|spec| !blocked.contains(spec.name.as_str())) {
-        if fresh.contains(spec.name.as_str()) {
-            plan.steps.push(Step::CreateNetwork { name: spec.name.clone() });
-        }
+    for (name, found) in &observed.networks {
+        let why = match (
+            fates.gone.contains(name.as_str()),
+            fates.fresh.contains(name.as_str()),
+        ) {
+            (true, _) => RemoveReason::NotInStack,
+            (false, true) => RemoveReason::SpecChanged,
+            (false, false) => continue,
+        };
+        plan.steps.push(Step::RemoveNetwork {
+            name: name.clone(),
+            id: found.id.clone(),
+            why,
+        });
     }
+    let fresh = networks
+        .iter()
+        .filter(|spec| fates.fresh.contains(spec.name.as_str()));
+    plan.steps.extend(fresh.map(|spec| Step::CreateNetwork {
+        name: spec.name.clone(),
+    }));
     for spec in containers {
-        if observed.foreign_containers.contains(&spec.name) {
-            plan.foreign_conflicts.push(ForeignConflict::Container(spec.name.clone()));
-        } else if !spec
+        let is_blocked = spec
             .networks
             .iter()
-            .any(|attachment| blocked.contains(attachment.network.as_str()))
-        {
-            one_container(spec, hashes.containers.get(&spec.name), &fresh, observed, &mut plan);
+            .any(|end| fates.blocked.contains(end.network.as_str()));
+        if observed.foreign_containers.contains(&spec.name) {
+            plan.foreign_conflicts
+                .push(ForeignConflict::Container(spec.name.clone()));
+        } else if !is_blocked {
+            let found = observed
+                .containers
+                .get(&spec.name)
+                .filter(|found| !fates.moves(found));
+            one_container(spec, hashes.containers.get(&spec.name), found, &mut plan);
         }
     }
     plan
 }
 
+/// What becomes of networks, by name.
+struct NetworkFates<'a> {
+    /// Ours, and no part of the stack any more.
+    gone: BTreeSet<&'a str>,
+    /// Missing, or made from another spec: either way it will be another
+    /// network, and a container looks for the id of the one it was made on.
+    fresh: BTreeSet<&'a str>,
+    /// Would be fresh, but something of somebody else's is in the way.
+    blocked: BTreeSet<&'a str>,
+}
+
+impl<'a> NetworkFates<'a> {
+    fn decide(
+        networks: &'a [NetworkSpec],
+        hashes: &Hashes,
+        observed: &'a Observed,
+        conflicts: &mut Vec<ForeignConflict>,
+    ) -> Self {
+        let known: BTreeSet<&str> = networks.iter().map(|spec| spec.name.as_str()).collect();
+        let ours = observed.networks.keys().map(String::as_str);
+        let gone = ours.filter(|name| !known.contains(name)).collect();
+        let mut fates = Self {
+            gone,
+            fresh: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+        };
+        for spec in networks {
+            let found = observed
+                .networks
+                .get(&spec.name)
+                .map(|found| found.spec.as_str());
+            if found.is_some() && found == hashes.networks.get(&spec.name).map(SpecHash::as_str) {
+                continue;
+            }
+            if let Some(conflict) = in_the_way(spec, observed) {
+                conflicts.push(conflict);
+                fates.blocked.insert(&spec.name);
+            } else {
+                fates.fresh.insert(&spec.name);
+            }
+        }
+        fates
+    }
+
+    /// Whether a container is on a network that goes, for good or for another.
+    fn moves(&self, found: &ObservedContainer) -> bool {
+        let goes =
+            |name: &String| self.gone.contains(name.as_str()) || self.fresh.contains(name.as_str());
+        found.addresses.keys().any(goes)
+    }
+}
+
+fn in_the_way(spec: &NetworkSpec, observed: &Observed) -> Option<ForeignConflict> {
+    if observed.foreign_networks.contains_key(&spec.name) {
+        return Some(ForeignConflict::Network(spec.name.clone()));
+    }
+    let ours = Subnet {
+        base: spec.subnet,
+        prefix: spec.prefix,
+    };
+    let overlaps = |theirs: &Vec<Subnet>| theirs.iter().any(|subnet| subnet.overlaps(ours));
+    let (taken_by, _) = observed
+        .foreign_networks
+        .iter()
+        .find(|(_, theirs)| overlaps(theirs))?;
+    Some(ForeignConflict::Subnet {
+        network: spec.name.clone(),
+        taken_by: taken_by.clone(),
+    })
+}
+
 fn one_container(
     spec: &ContainerSpec,
     hash: Option<&SpecHash>,
-    fresh: &BTreeSet<&str>,
-    observed: &Observed,
+    found: Option<&ObservedContainer>,
     plan: &mut EnginePlan,
 ) {
     let name = spec.name.clone();
     let start = Step::Start { name: name.clone() };
-    let found = observed.containers.get(&name).filter(|found| !on_network(found, fresh));
     let Some(found) = found else {
         plan.steps.extend([Step::Create { name }, start]);
         return;
     };
     match (replace_reason(spec, hash, found), &found.state) {
         (Some(why), _) => {
-            plan.steps.extend([Step::Replace { name, id: found.id.clone(), why }, start])
+            plan.steps.extend([
+                Step::Replace {
+                    name,
+                    id: found.id.clone(),
+                    why,
+                },
+                start,
+            ]);
         }
         (None, RunState::Running { .. }) => plan.unchanged.push(name),
         (None, RunState::Created | RunState::Exited { .. } | RunState::Odd(_)) => {
-            plan.steps.push(start)
+            plan.steps.push(start);
         }
     }
 }
@@ -297,32 +380,5 @@ fn replace_reason(
     }
 }
 
-fn on_network(found: &ObservedContainer, networks: &BTreeSet<&str>) -> bool {
-    found.addresses.keys().any(|name| networks.contains(name.as_str()))
-}
-
-/// Our networks that cannot be made because of somebody else's.
-fn foreign_networks<'a>(
-    networks: &'a [NetworkSpec],
-    observed: &Observed,
-    conflicts: &mut Vec<ForeignConflict>,
-) -> BTreeSet<&'a str> {
-    let mut blocked = BTreeSet::new();
-    for spec in networks {
-        let ours = Subnet { base: spec.subnet, prefix: spec.prefix };
-        let overlap = observed
-            .foreign_networks
-            .iter()
-            .find(|(_, subnets)| subnets.iter().any(|theirs| theirs.overlaps(ours)));
-        let conflict = if observed.foreign_networks.contains_key(&spec.name) {
-            ForeignConflict::Network(spec.name.clone())
-        } else if let Some((taken_by, _)) = overlap {
-            ForeignConflict::Subnet { network: spec.name.clone(), taken_by: taken_by.clone() }
-        } else {
-            continue;
-        };
-        conflicts.push(conflict);
-        blocked.insert(spec.name.as_str());
-    }
-    blocked
-}
+#[cfg(test)]
+mod tests;

@@ -93,10 +93,10 @@ impl Image {
             PullNews::Present => info!(%image, "image is here already"),
             PullNews::Started => info!(%image, "pulling image"),
             PullNews::Done => {
-                info!(%image, layers = self.layers.len(), bytes = self.bytes().1, "image pulled")
+                info!(%image, layers = self.layers.len(), bytes = self.bytes().1, "image pulled");
             }
             PullNews::Failed(error) => {
-                warn!(%image, kind = error.kind().as_str(), %error, "pulling image failed")
+                warn!(%image, kind = error.kind().as_str(), %error, "pulling image failed");
             }
             PullNews::Layer(_) => {
                 if self.is_worth_a_line(now) {
@@ -159,7 +159,7 @@ impl Bars {
             PullNews::Started => bar.set_message("waiting"),
             PullNews::Done => bar.finish_with_message("done"),
             PullNews::Failed(error) => {
-                bar.set_message(format!("failed: {}", error.kind().as_str()))
+                bar.set_message(format!("failed: {}", error.kind().as_str()));
             }
             PullNews::Layer(layer) if is_layer(layer) => {
                 bar.set_message(format!(

@@ -130,7 +130,9 @@ async fn pull_one(
         let _ = news.send(tell(PullNews::Started)).await;
         let login = login(image, tokens).await?;
         let pulled = engine
-            .pull(image, login.as_ref(), |layer| drop(news.try_send(tell(PullNews::Layer(layer)))))
+            .pull(image, login.as_ref(), |layer| {
+                drop(news.try_send(tell(PullNews::Layer(layer))));
+            })
             .await;
         let turn = match &pulled {
             Ok(_) => PullNews::Done,

@@ -33,14 +33,26 @@ impl Engine {
         labels: Vec<(String, String)>,
     ) -> Result<String, EngineError> {
         const DOING: &str = "create container";
+        // Docker takes a container for a network that is not there, and fails
+        // when it is started.
+        for attachment in &spec.networks {
+            let found = self.docker.inspect_network(&attachment.network, None);
+            within(QUICK, "find network", &attachment.network, found).await?;
+        }
         let files = site.files().place(spec)?;
         self.ensure_volumes(spec, site).await?;
-        let body = request::container(spec, site, files, labels);
-        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-        let created =
-            within(SLOW, DOING, &spec.name, self.docker.create_container(Some(options), body))
-                .await
-                .map_err(|error| error.without(request::secrets(spec)))?;
+        let body = request::container(spec, site, files, self.open_files, labels);
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&spec.name)
+            .build();
+        let created = within(
+            SLOW,
+            DOING,
+            &spec.name,
+            self.docker.create_container(Some(options), body),
+        )
+        .await
+        .map_err(|error| error.without(request::secrets(spec)))?;
         for attachment in spec.networks.iter().skip(1) {
             let connect = NetworkConnectRequest {
                 container: created.id.clone(),

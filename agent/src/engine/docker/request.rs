@@ -13,10 +13,9 @@ use crate::engine::files::PlacedFile;
 use crate::engine::site::{LogDriver, Site};
 use crate::engine::spec::{Attachment, ContainerSpec, EnvValue, NetworkSpec, label};
 
-/// Open files of a container: what distributions give a service as hard limit,
-/// and enough for an api that holds a socket per stream. Docker 20.10's own
-/// default is the daemon's (unlimited), with which Python closes a billion
-/// descriptors one by one before it runs a child.
+/// Open files of a container: enough for an api that holds a socket per
+/// stream. Docker's own default is its daemon's limit, often a billion, and
+/// some programs then close a billion descriptors one by one.
 const OPEN_FILES: i64 = 65_536;
 /// Of a container's output, kept on disk: 3 x 20 MB for each of about ten.
 const LOG_SIZE: &str = "20m";
@@ -28,6 +27,7 @@ pub(super) fn container(
     spec: &ContainerSpec,
     site: &Site,
     files: Vec<PlacedFile>,
+    open_files: i64,
     more_labels: Vec<(String, String)>,
 ) -> ContainerCreateBody {
     let limits = spec.limits;
@@ -51,8 +51,8 @@ pub(super) fn container(
         pids_limit: limits.pids.map(i64::from),
         ulimits: Some(vec![ResourcesUlimits {
             name: Some("nofile".to_owned()),
-            soft: Some(OPEN_FILES),
-            hard: Some(OPEN_FILES),
+            soft: Some(open_files),
+            hard: Some(open_files),
         }]),
         cap_drop: Some(spec.cap_drop.clone()),
         cap_add: Some(spec.cap_add.clone()),
@@ -78,6 +78,19 @@ pub(super) fn container(
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// [`OPEN_FILES`], or less where this process may have no more: inside another
+/// container nobody, runc included, can raise a limit, and a container that
+/// asks for it does not start. Agent and Docker get their limit from the same
+/// hand, so ours is taken for its.
+pub(super) fn open_files() -> i64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let hard = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    hard.map_or(OPEN_FILES, |hard| OPEN_FILES.min(hard))
 }
 
 /// A container's end of a network.
@@ -203,10 +216,16 @@ mod tests {
         spec.env.insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
         spec.limits.memory = Some(1 << 30);
         spec.stop_timeout = Duration::from_millis(1500);
-        spec.volumes = vec![VolumeMount { volume: "dify-n1-v".into(), path: "/v".into() }];
-        let files = vec![PlacedFile { source: "/state/f".into(), target: "/f".into() }];
-        let mut body =
-            serde_json::to_value(container(&spec, &site, files, vec![])).expect("serialises");
+        spec.volumes = vec![VolumeMount {
+            volume: "dify-n1-v".into(),
+            path: "/v".into(),
+        }];
+        let files = vec![PlacedFile {
+            source: "/state/f".into(),
+            target: "/f".into(),
+        }];
+        let mut body = serde_json::to_value(container(&spec, &site, files, 65_536, vec![]))
+            .expect("serialises");
         let hash = body["Labels"][label::SPEC].take();
         assert_eq!(hash, site.hash(&spec).as_str());
         let expected = serde_json::json!({
@@ -240,9 +259,14 @@ mod tests {
     #[test]
     fn the_journal_gets_the_service_as_tag_and_networks_their_subnet() {
         let (_state, site) = site(LogDriver::Journald);
-        let body =
-            serde_json::to_value(container(&sample::container("api", 2), &site, vec![], vec![]))
-                .expect("serialises");
+        let body = serde_json::to_value(container(
+            &sample::container("api", 2),
+            &site,
+            vec![],
+            1024,
+            vec![],
+        ))
+        .expect("serialises");
         assert_eq!(
             body["HostConfig"]["LogConfig"],
             serde_json::json!({"Type": "journald", "Config": {"tag": "api"}})
