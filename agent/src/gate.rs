@@ -19,6 +19,7 @@
 //! own Redis lock was taken and nothing was done), so `alembic_version` is
 //! compared with the head the image itself names.
 
+mod daemon;
 mod execute;
 mod heads;
 mod ledger;

@@ -168,7 +168,10 @@ fn judge(verified: Result<ServerCertVerified, TlsError>) -> Certificate {
     #[expect(clippy::wildcard_enum_match_arm, reason = "foreign, non-exhaustive enums")]
     match error {
         TlsError::InvalidCertificate(reason) => match reason {
-            CertificateError::UnknownIssuer => Certificate::UnknownAuthority,
+            // A CA of the same name that did not sign: the one before a rotation.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                Certificate::UnknownAuthority
+            }
             // The checks run chain first, name last.
             CertificateError::NotValidForNameContext { presented, .. } => {
                 Certificate::OtherName { presented }

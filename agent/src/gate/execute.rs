@@ -2,7 +2,6 @@
 //! anew after each.
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -14,11 +13,9 @@ use tracing::{info, warn};
 
 use super::ledger::{self, APPLICATION};
 use super::one_shot::{Finished, OneShotError, OneShots};
-use super::plan::{Lock, Outcome, Passed, Revision, Step, Verdict, judge, plan};
+use super::plan::{Outcome, Passed, Revision, Step, Verdict, judge, plan};
 use super::session::{Key, Lost, Session};
-use super::{
-    GateError, Holder, Progress, Refusal, Subject, Timings, WaitingOn, heads, parse_heads,
-};
+use super::{GateError, Progress, Subject, Timings, WaitingOn, heads, parse_heads};
 use crate::secrets::Secrets;
 
 /// Lines kept of a failed container: enough for a Python traceback.
@@ -31,11 +28,11 @@ const BROKEN_IN_A_ROW: u32 = 5;
 /// The gate of one node.
 #[derive(Debug)]
 pub struct Gate<S> {
-    options: PgConnectOptions,
+    pub(super) options: PgConnectOptions,
     subject: Subject,
     one_shots: S,
     secrets: Secrets,
-    timings: Timings,
+    pub(super) timings: Timings,
 }
 
 /// How a container under the lock ended.
@@ -45,7 +42,7 @@ enum Led {
     Overran(Duration),
 }
 
-type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+pub(super) type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl<S: OneShots> Gate<S> {
     /// A gate for `subject` on the main database that `options` lead to,
@@ -72,8 +69,10 @@ impl<S: OneShots> Gate<S> {
             }
             report(progress);
         };
+        // Boxed: kept for hours inside futures of callers.
+        let passing = Box::pin(self.on_sessions(&note));
         let within = self.timings.pass;
-        if let Ok(ended) = tokio::time::timeout(within, self.on_sessions(&note)).await {
+        if let Ok(ended) = tokio::time::timeout(within, passing).await {
             return ended;
         }
         self.stop().await.map_err(|source| GateError::OneShot {
@@ -95,62 +94,6 @@ impl<S: OneShots> Gate<S> {
             .await;
         session.close().await;
         cleared
-    }
-
-    /// Runs `start`, which starts this node's plugin daemon and waits until it
-    /// is healthy, while no other node of the fleet does so: the daemon migrates
-    /// its own schema at every start and takes no lock of its own. Waits at most
-    /// `within` for the turn; `start` has a deadline of its own. Losing the lock
-    /// meanwhile is only logged: stopping a daemon half-way would be worse.
-    pub async fn start_daemon<T>(
-        &self,
-        report: Report<'_>,
-        within: Duration,
-        start: impl Future<Output = T>,
-    ) -> Result<T, GateError> {
-        let waiting = Mutex::new(WaitingOn::Database);
-        let turn = self.daemon_turn(report, &waiting);
-        let Ok(turn) = tokio::time::timeout(within, turn).await else {
-            let waiting_on = waiting.lock().expect("nobody panics with it held").to_string();
-            return Err(GateError::Deadline { within, waiting_on });
-        };
-        let mut session = turn?;
-        report(Progress::StartingDaemon);
-        let mut start = pin!(start);
-        match session.keep(self.timings.keep_alive, start.as_mut()).await {
-            Ok(done) => {
-                session.close().await;
-                Ok(done)
-            }
-            Err(Lost(why)) => {
-                warn!(why, "lost the plugin daemon's start lock; going on");
-                Ok(start.await)
-            }
-        }
-    }
-
-    async fn daemon_turn(
-        &self,
-        report: Report<'_>,
-        waiting: &Mutex<WaitingOn>,
-    ) -> Result<Session, GateError> {
-        let mut session = Session::connect(&self.options, &self.timings).await?;
-        while !session.try_lock(Key::Daemon).await? {
-            let lock = session
-                .ask("see who starts a plugin daemon", async |connection| {
-                    ledger::holder(connection, Key::Daemon).await
-                })
-                .await?;
-            let holder = match lock {
-                Lock::Held(holder) => holder,
-                Lock::Free | Lock::Mine => Holder::default(),
-            };
-            let on = WaitingOn::DaemonStart(holder);
-            waiting.lock().expect("nobody panics with it held").clone_from(&on);
-            report(Progress::Waiting(on));
-            self.pause().await;
-        }
-        Ok(session)
     }
 
     /// Goes through sessions until one ends with an answer: a connection that
@@ -451,16 +394,9 @@ impl<S: OneShots> Gate<S> {
     }
 
     /// One to two polls, so that the nodes of a fleet do not ask in step.
-    async fn pause(&self) {
+    pub(super) async fn pause(&self) {
         let ceiling = self.timings.poll * 2;
         let wait = Backoff::try_new(ceiling, ceiling).map_or(ceiling, |backoff| backoff.wait(0));
         tokio::time::sleep(wait).await;
-    }
-}
-
-/// A refusal is a fact for `/status`, too.
-impl From<Refusal> for GateError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
     }
 }
