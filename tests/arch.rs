@@ -17,29 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dify-supervisor", &["dify-common"]),
     ("sim", &[]),
     ("standin", &[]),
-    (
-        "tests",
-        &[
-            "dify-agent",
-            "dify-common",
-            "dify-edge",
-            "dify-supervisor",
-            "sim",
-        ],
-    ),
+    ("tests", &["dify-agent", "dify-common", "dify-edge", "dify-supervisor", "sim"]),
 ];
 
 /// Crate of ours -> crates it may not name, by itself or through ours.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    (
-        "dify-common",
-        &["anyhow", "axum", "bollard", "redis", "sqlx"],
-    ),
+    ("dify-common", &["anyhow", "axum", "bollard", "redis", "sqlx"]),
     ("dify-agent", &["anyhow"]),
-    (
-        "dify-edge",
-        &["anyhow", "axum", "bollard", "redis", "serde_yaml", "sqlx"],
-    ),
+    ("dify-edge", &["anyhow", "axum", "bollard", "redis", "serde_yaml", "sqlx"]),
     ("dify-supervisor", &["anyhow", "bollard", "redis"]),
     ("sim", &["bollard", "gcp_auth", "redis", "sqlx"]),
     ("standin", &["bollard", "gcp_auth"]),
@@ -53,30 +38,12 @@ struct Door {
 }
 
 const DOORS: &[Door] = &[
-    Door {
-        names: &["bollard::"],
-        prefixes: &["agent/src/engine/docker"],
-    },
-    Door {
-        names: &["sqlx::"],
-        prefixes: &["agent/src/backends", "agent/src/gate"],
-    },
-    Door {
-        names: &["redis::"],
-        prefixes: &["agent/src/backends"],
-    },
-    Door {
-        names: &["gcp_auth::", "computeMetadata/"],
-        prefixes: &["common/src/gcp"],
-    },
-    Door {
-        names: &["secrecy::"],
-        prefixes: &["common/src/secret.rs"],
-    },
-    Door {
-        names: &["systemd_journal_logger::"],
-        prefixes: &["common/src/telemetry"],
-    },
+    Door { names: &["bollard::"], prefixes: &["agent/src/engine/docker"] },
+    Door { names: &["sqlx::"], prefixes: &["agent/src/backends", "agent/src/gate"] },
+    Door { names: &["redis::"], prefixes: &["agent/src/backends"] },
+    Door { names: &["gcp_auth::", "computeMetadata/"], prefixes: &["common/src/gcp"] },
+    Door { names: &["secrecy::"], prefixes: &["common/src/secret.rs"] },
+    Door { names: &["systemd_journal_logger::"], prefixes: &["common/src/telemetry"] },
 ];
 
 /// The crate everyone shares must not become a cupboard.
@@ -89,21 +56,11 @@ fn root() -> PathBuf {
 /// Our crates and what each names in its manifest, whatever the feature.
 fn named() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--no-deps",
-            "--offline",
-        ])
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .current_dir(root())
         .output()
         .expect("cargo runs, as it runs this test");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     let packages = metadata["packages"].as_array().expect("packages");
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -143,10 +100,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 }
 
 fn shipped() -> Vec<(String, String)> {
-    ["agent", "common", "supervisor"]
-        .into_iter()
-        .flat_map(sources)
-        .collect()
+    ["agent", "common", "supervisor"].into_iter().flat_map(sources).collect()
 }
 
 /// `FILE:LINE` of each use of a door by a file that has no key. Comments, and
@@ -159,9 +113,7 @@ fn breaches(door: &Door, sources: &[(String, String)]) -> Vec<String> {
         .iter()
         .filter(outside)
         .flat_map(|(path, text)| {
-            let code = text
-                .lines()
-                .take_while(|line| !line.starts_with("#[cfg(test)]"));
+            let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
             let used = code.enumerate().filter(|(_, line)| {
                 let code = line.split("//").next().unwrap_or(line);
                 door.names.iter().any(|name| names(code, name))
@@ -221,9 +173,7 @@ fn every_outside_system_has_one_door() {
         .iter()
         .flat_map(|door| {
             let found = breaches(door, &sources);
-            found
-                .into_iter()
-                .map(|place| format!("{place} uses {}", door.names[0]))
+            found.into_iter().map(|place| format!("{place} uses {}", door.names[0]))
         })
         .collect();
     assert!(breached.is_empty(), "{}", breached.join("\n"));
@@ -231,20 +181,11 @@ fn every_outside_system_has_one_door() {
 
 #[test]
 fn a_breach_of_a_door_is_noticed() {
-    let door = Door {
-        names: &["redis::"],
-        prefixes: &["agent/src/backends"],
-    };
+    let door = Door { names: &["redis::"], prefixes: &["agent/src/backends"] };
     let files = [
         ("agent/src/backends/redis.rs", "use redis::Client;"),
-        (
-            "agent/src/gate.rs",
-            "use crate::backends::redis::Probe;\n// redis::\nlet my_redis::x",
-        ),
-        (
-            "agent/src/app.rs",
-            "//! redis::\nuse redis::Client;\n#[cfg(test)]\nuse redis::Value;",
-        ),
+        ("agent/src/gate.rs", "use crate::backends::redis::Probe;\n// redis::\nlet my_redis::x"),
+        ("agent/src/app.rs", "//! redis::\nuse redis::Client;\n#[cfg(test)]\nuse redis::Value;"),
     ];
     let files = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
     assert_eq!(breaches(&door, &files), ["agent/src/app.rs:2"]);
@@ -252,14 +193,8 @@ fn a_breach_of_a_door_is_noticed() {
 
 #[test]
 fn common_stays_small() {
-    let lines: usize = sources("common/src")
-        .iter()
-        .map(|(_, text)| text.lines().count())
-        .sum();
-    assert!(
-        lines <= COMMON_LINES,
-        "common has {lines} lines: what does only one program use?"
-    );
+    let lines: usize = sources("common/src").iter().map(|(_, text)| text.lines().count()).sum();
+    assert!(lines <= COMMON_LINES, "common has {lines} lines: what does only one program use?");
 }
 
 #[test]
@@ -276,20 +211,13 @@ fn wire_types_are_tolerant() {
 fn versions_and_lints_stand_in_the_workspace_alone() {
     let workspace = fs::read_to_string(root().join("Cargo.toml")).expect("readable");
     let members = workspace.lines().find(|line| line.starts_with("members"));
-    let members: Vec<&str> = members
-        .expect("members on one line")
-        .split('"')
-        .skip(1)
-        .step_by(2)
-        .collect();
+    let members: Vec<&str> =
+        members.expect("members on one line").split('"').skip(1).step_by(2).collect();
     assert_eq!(members.len(), ARROWS.len());
     for member in members {
         let manifest = root().join(member).join("Cargo.toml");
         let manifest = fs::read_to_string(manifest).expect("readable");
-        assert!(
-            manifest.contains("[lints]\nworkspace = true"),
-            "{member}: no workspace lints"
-        );
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{member}: no workspace lints");
         let mut dependencies = false;
         for line in manifest.lines() {
             if line.starts_with('[') {

@@ -62,10 +62,7 @@ impl fmt::Debug for Node {
 /// The tree of `yaml`, or why it is no YAML document.
 pub(super) fn parse(yaml: &str) -> Result<Node, String> {
     if yaml.len() > MAX_BYTES {
-        return Err(format!(
-            "is {} bytes long: expected at most {MAX_BYTES}",
-            yaml.len()
-        ));
+        return Err(format!("is {} bytes long: expected at most {MAX_BYTES}", yaml.len()));
     }
     serde_yaml::from_str(yaml).map_err(|error| {
         let message = error.to_string();
@@ -177,10 +174,8 @@ mod tests {
         let Ok(Node::Section(entries)) = parse(yaml) else {
             panic!("no section");
         };
-        let classes: Vec<String> = entries
-            .iter()
-            .map(|(key, node)| format!("{key} {}", node.class()))
-            .collect();
+        let classes: Vec<String> =
+            entries.iter().map(|(key, node)| format!("{key} {}", node.class())).collect();
         assert_eq!(
             classes,
             [

@@ -15,16 +15,16 @@ use dify_common::telemetry::LogMode;
 use super::document::{self, Node};
 use super::section::{Noted, Read, Section};
 use super::settings::{
-    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Logs, NodeNetwork, Paths, Postgres,
-    PostgresTls, Redis, RedisTls, SecretName, Settings,
+    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Liveness, Logs, NodeNetwork, Paths,
+    Postgres, PostgresTls, Redis, RedisTls, SecretName, Settings,
 };
 use super::{SecretRef, value};
 
 /// Subnet of a node that names none. It is local to the machine, so every VM
 /// of a fleet can have the same; nodes that share a machine each name their own.
 const DEFAULT_SUBNET: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
-/// Port of the operator's endpoints.
-const OPS_PORT: u16 = 1081;
+/// Where the operator's endpoints listen. Loopback: they ask nobody who he is.
+const OPS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1081);
 
 /// What is known from outside the document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,9 +35,6 @@ pub struct Overrides {
     pub node: Option<NodeId>,
     /// Name of this machine; the node id when nobody names one.
     pub machine: Option<NodeId>,
-    /// Address of this machine in its network; where the operator's endpoints
-    /// listen by default. Without it: loopback.
-    pub address: Option<IpAddr>,
 }
 
 impl Settings {
@@ -64,9 +61,7 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
     let schema = root.required("schema", value::schema);
     let release = match &overrides.release {
         // A mistake in the one that loses is noted all the same.
-        Some(release) => root
-            .optional("release", value::release)
-            .map(|_| release.clone()),
+        Some(release) => root.optional("release", value::release).map(|_| release.clone()),
         None => root.required("release", value::release),
     };
     let public_host = root.required("public_host", value::public_host);
@@ -79,10 +74,7 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
         password(server, SecretName::DatabasePassword, &mut secrets);
         let database = postgres(server)?;
         if plugin_database.as_ref() == Ok(&database.database) {
-            server.note(
-                "plugin_name",
-                "is database.name too: expected a database of its own",
-            );
+            server.note("plugin_name", "is database.name too: expected a database of its own");
         }
         Ok(database)
     });
@@ -95,35 +87,21 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
         let host = redis.required("host", value::host);
         let tls = redis.or("tls", RedisTls::Verify, value::redis_tls);
         // Memorystore's ports: 6378 with TLS, 6379 without.
-        let usual = if tls == Ok(RedisTls::Disable) {
-            6379
-        } else {
-            6378
-        };
+        let usual = if tls == Ok(RedisTls::Disable) { 6379 } else { 6378 };
         let port = redis.or("port", usual, value::port);
-        Ok(Redis {
-            host: host?,
-            port: port?,
-            tls: tls?,
-        })
+        Ok(Redis { host: host?, port: port?, tls: tls? })
     });
     let bucket = root.section("bucket", |bucket| {
         let name = bucket.required("name", value::bucket);
         let plugins = bucket.optional("plugins", value::bucket);
         let name = name?;
-        Ok(Bucket {
-            plugins: plugins?.unwrap_or_else(|| name.clone()),
-            name,
-        })
+        Ok(Bucket { plugins: plugins?.unwrap_or_else(|| name.clone()), name })
     });
     let certificates = root.optional("certificates", value::certificates);
     let features = root.section("features", |features| {
         let collaboration = features.or("collaboration", false, value::switch);
         let agent = features.or("agent", false, value::switch);
-        Ok(Features {
-            collaboration: collaboration?,
-            agent: agent?,
-        })
+        Ok(Features { collaboration: collaboration?, agent: agent? })
     });
     let agent = features.is_ok_and(|features| features.agent);
     let own_secrets = root.section("secrets", |section| {
@@ -142,40 +120,26 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
     let capacity = root.section("capacity", capacity);
     let images = root.section("images", images);
     let drain = root.section("drain", drain);
+    let liveness = root.section("liveness", liveness);
     let logs = root.section("logs", |logs| {
         let mode = logs.or("mode", LogMode::Auto, value::log_mode);
         let filter = logs.or("filter", "info".to_owned(), value::filter);
-        Ok(Logs {
-            mode: mode?,
-            filter: filter?,
-        })
+        Ok(Logs { mode: mode?, filter: filter? })
     });
     let paths = root.section("paths", |paths| {
         let state = paths.or("state", PathBuf::from("/var/lib/dify-agent"), value::path);
         let run = paths.or("run", PathBuf::from("/run/dify-agent"), value::run_path);
-        let docker = paths.or(
-            "docker",
-            PathBuf::from("/var/run/docker.sock"),
-            value::run_path,
-        );
+        let docker = paths.or("docker", PathBuf::from("/var/run/docker.sock"), value::run_path);
         Ok((state?, run?, docker?))
     });
-    let address = overrides.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let ops = root.section("ops", |ops| {
-        ops.or("listen", SocketAddr::new(address, OPS_PORT), value::listen)
-    });
+    let ops = root.section("ops", |ops| ops.or("listen", OPS_LISTEN, value::listen));
     let google = root.section("google", google);
     let environment = root.section("environment", |section| Ok(environment(section)));
 
     if let Ok((_, network)) = &node {
         let databases = [("database.host", &database), ("vector.host", &vector)];
         for (key, server) in databases {
-            note_unreachable(
-                root,
-                key,
-                server.as_ref().ok().map(|server| &server.host),
-                *network,
-            );
+            note_unreachable(root, key, server.as_ref().ok().map(|server| &server.host), *network);
         }
         note_unreachable(
             root,
@@ -188,12 +152,7 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
     let verifying = [
         ("database.tls", database.as_ref().is_ok_and(checks_ca)),
         ("vector.tls", vector.as_ref().is_ok_and(checks_ca)),
-        (
-            "redis.tls",
-            redis
-                .as_ref()
-                .is_ok_and(|redis| redis.tls == RedisTls::Verify),
-        ),
+        ("redis.tls", redis.as_ref().is_ok_and(|redis| redis.tls == RedisTls::Verify)),
     ];
     note_missing_certificates(root, &certificates, verifying);
 
@@ -217,13 +176,9 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
         images: images?,
         network,
         drain: drain?,
+        liveness: liveness?,
         logs: logs?,
-        paths: Paths {
-            state,
-            run,
-            docker,
-            ops: ops?,
-        },
+        paths: Paths { state, run, docker, ops: ops? },
         google: google?,
         environment: environment?,
     })
@@ -236,10 +191,8 @@ fn note_missing_certificates(
     certificates: &Read<Option<String>>,
     verifying: [(&'static str, bool); 3],
 ) {
-    let keys: Vec<&str> = verifying
-        .into_iter()
-        .filter_map(|(key, verifies)| verifies.then_some(key))
-        .collect();
+    let keys: Vec<&str> =
+        verifying.into_iter().filter_map(|(key, verifies)| verifies.then_some(key)).collect();
     if *certificates == Ok(None) && !keys.is_empty() {
         let keys = keys.join(", ");
         root.note(
@@ -276,34 +229,26 @@ fn password(
 /// The secrets with a key under `secrets:`, and whether they are needed. The
 /// passwords stand beside the server they open.
 fn own_secrets(agent: bool) -> impl Iterator<Item = (SecretName, bool)> {
-    SecretName::ALL
-        .into_iter()
-        .filter_map(move |name| match name {
-            SecretName::SecretKey
-            | SecretName::PluginDaemonKey
-            | SecretName::InnerApiKey
-            | SecretName::CodeExecutionKey => Some((name, true)),
-            SecretName::AgentServerKey | SecretName::AgentApiToken | SecretName::ShellctlToken => {
-                Some((name, agent))
-            }
-            SecretName::InitPassword => Some((name, false)),
-            SecretName::DatabasePassword
-            | SecretName::VectorPassword
-            | SecretName::RedisPassword => None,
-        })
+    SecretName::ALL.into_iter().filter_map(move |name| match name {
+        SecretName::SecretKey
+        | SecretName::PluginDaemonKey
+        | SecretName::InnerApiKey
+        | SecretName::CodeExecutionKey => Some((name, true)),
+        SecretName::AgentServerKey | SecretName::AgentApiToken | SecretName::ShellctlToken => {
+            Some((name, agent))
+        }
+        SecretName::InitPassword => Some((name, false)),
+        SecretName::DatabasePassword | SecretName::VectorPassword | SecretName::RedisPassword => {
+            None
+        }
+    })
 }
 
 fn read_node(section: &mut Section<'_>, overrides: &Overrides) -> Read<(NodeId, NodeNetwork)> {
-    let default = NodeNetwork {
-        base: DEFAULT_SUBNET,
-    };
+    let default = NodeNetwork { base: DEFAULT_SUBNET };
     let network = section.or("subnet", default, value::subnet);
     let id = section.optional("id", value::node_id)?;
-    let node = overrides
-        .node
-        .clone()
-        .or(id)
-        .or_else(|| overrides.machine.clone());
+    let node = overrides.node.clone().or(id).or_else(|| overrides.machine.clone());
     let unnamed = "is missing: expected a node id, as this machine's name is not one";
     let node = node.ok_or_else(|| section.note("id", unnamed));
     Ok((node?, network?))
@@ -315,13 +260,7 @@ fn postgres(section: &mut Section<'_>) -> Read<Postgres> {
     let database = section.or("name", "dify".to_owned(), value::identifier);
     let user = section.or("user", "postgres".to_owned(), value::identifier);
     let tls = section.or("tls", PostgresTls::VerifyCa, value::postgres_tls);
-    Ok(Postgres {
-        host: host?,
-        port: port?,
-        database: database?,
-        user: user?,
-        tls: tls?,
-    })
+    Ok(Postgres { host: host?, port: port?, database: database?, user: user?, tls: tls? })
 }
 
 fn capacity(section: &mut Section<'_>) -> Read<Capacity> {
@@ -366,16 +305,22 @@ fn drain(section: &mut Section<'_>) -> Read<DrainTimes> {
     Ok(DrainTimes { notice, bound })
 }
 
+/// The defaults are several times what repair takes: systemd brings dockerd or
+/// an agent back within seconds, and dockerd loads its containers for up to a
+/// minute; a full disk may be freed by log rotation, which runs by the minute.
+fn liveness(section: &mut Section<'_>) -> Read<Liveness> {
+    let docker_after = section.or("docker_after", Duration::from_mins(2), value::patience);
+    let disk_after = section.or("disk_after", Duration::from_mins(5), value::patience);
+    let agent_after = section.or("agent_after", Duration::from_mins(5), value::patience);
+    Ok(Liveness { docker_after: docker_after?, disk_after: disk_after?, agent_after: agent_after? })
+}
+
 fn google(section: &mut Section<'_>) -> Read<Endpoints> {
     let url = |host: &str| format!("https://{host}.googleapis.com");
     let secret_manager = section.or("secret_manager", url("secretmanager"), value::base_url);
     let storage = section.or("storage", url("storage"), value::base_url);
     let metadata = section.optional("metadata", value::authority);
-    Ok(Endpoints {
-        secret_manager: secret_manager?,
-        storage: storage?,
-        metadata: metadata?,
-    })
+    Ok(Endpoints { secret_manager: secret_manager?, storage: storage?, metadata: metadata? })
 }
 
 /// Shape only; whether a service takes a key is its manifest's to say.

@@ -32,9 +32,7 @@ pub struct NotAReference;
 fn is_id(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 255
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c))
 }
 
 impl FromStr for SecretRef {
@@ -43,26 +41,16 @@ impl FromStr for SecretRef {
     fn from_str(text: &str) -> Result<Self, NotAReference> {
         if let Some(path) = text.strip_prefix("file://") {
             let path = PathBuf::from(path);
-            return if path.is_absolute() {
-                Ok(Self::File(path))
-            } else {
-                Err(NotAReference)
-            };
+            return if path.is_absolute() { Ok(Self::File(path)) } else { Err(NotAReference) };
         }
-        let parts: Vec<&str> = text
-            .strip_prefix("sm://")
-            .ok_or(NotAReference)?
-            .split('/')
-            .collect();
+        let parts: Vec<&str> =
+            text.strip_prefix("sm://").ok_or(NotAReference)?.split('/').collect();
         let (project, secret, version) = match parts.as_slice() {
             [project, secret] => (project, secret, &"latest"),
             [project, secret, version] => (project, secret, version),
             _ => return Err(NotAReference),
         };
-        if [project, secret, version]
-            .into_iter()
-            .all(|part| is_id(part))
-        {
+        if [project, secret, version].into_iter().all(|part| is_id(part)) {
             Ok(Self::Manager {
                 project: (*project).to_owned(),
                 secret: (*secret).to_owned(),
@@ -77,11 +65,7 @@ impl FromStr for SecretRef {
 impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Manager {
-                project,
-                secret,
-                version,
-            } => {
+            Self::Manager { project, secret, version } => {
                 write!(f, "sm://{project}/{secret}/{version}")
             }
             Self::File(path) => write!(f, "file://{}", path.display()),
@@ -107,13 +91,7 @@ mod tests {
 
     #[test]
     fn a_secret_written_by_mistake_is_refused_and_not_repeated() {
-        for text in [
-            "hunter2hunter2",
-            "sm://",
-            "sm://p/s/1/x",
-            "sm://p/a b",
-            "file://relative",
-        ] {
+        for text in ["hunter2hunter2", "sm://", "sm://p/s/1/x", "sm://p/a b", "file://relative"] {
             let error = text.parse::<SecretRef>().expect_err(text).to_string();
             assert!(!error.contains("hunter2"));
         }

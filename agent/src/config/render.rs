@@ -3,6 +3,7 @@
 //! it is secret, because nothing in [`Settings`] is: secrets are references.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use dify_common::telemetry::LogMode;
 use serde_yaml::{Mapping, Value};
@@ -25,10 +26,7 @@ impl Settings {
                 "node",
                 Some(section([
                     ("id", Some(text(&self.node))),
-                    (
-                        "subnet",
-                        Some(text(format_args!("{}/24", self.network.base))),
-                    ),
+                    ("subnet", Some(text(format_args!("{}/24", self.network.base)))),
                 ])),
             ),
             (
@@ -39,13 +37,7 @@ impl Settings {
                         .chain([("plugin_name", Some(text(&self.plugin_database)))]),
                 )),
             ),
-            (
-                "vector",
-                Some(section(postgres(
-                    &self.vector,
-                    secret(SecretName::VectorPassword),
-                ))),
-            ),
+            ("vector", Some(section(postgres(&self.vector, secret(SecretName::VectorPassword))))),
             (
                 "redis",
                 Some(section([
@@ -80,24 +72,23 @@ impl Settings {
                     ("concurrency", Some(self.images.concurrency.get().into())),
                     (
                         "releases_dir",
-                        self.images
-                            .releases_dir
-                            .as_ref()
-                            .map(|path| text(path.display())),
+                        self.images.releases_dir.as_ref().map(|path| text(path.display())),
                     ),
                 ])),
             ),
             (
                 "drain",
                 Some(section([
-                    (
-                        "notice",
-                        Some(text(humantime::format_duration(self.drain.notice))),
-                    ),
-                    (
-                        "bound",
-                        Some(text(humantime::format_duration(self.drain.bound))),
-                    ),
+                    ("notice", Some(duration(self.drain.notice))),
+                    ("bound", Some(duration(self.drain.bound))),
+                ])),
+            ),
+            (
+                "liveness",
+                Some(section([
+                    ("docker_after", Some(duration(self.liveness.docker_after))),
+                    ("disk_after", Some(duration(self.liveness.disk_after))),
+                    ("agent_after", Some(duration(self.liveness.agent_after))),
                 ])),
             ),
             (
@@ -115,10 +106,7 @@ impl Settings {
                     ("docker", Some(text(self.paths.docker.display()))),
                 ])),
             ),
-            (
-                "ops",
-                Some(section([("listen", Some(text(self.paths.ops)))])),
-            ),
+            ("ops", Some(section([("listen", Some(text(self.paths.ops)))]))),
             (
                 "google",
                 Some(section([
@@ -132,11 +120,8 @@ impl Settings {
     }
 
     fn own_secrets(&self) -> impl Iterator<Item = (&'static str, Option<Value>)> {
-        let beside_their_server = [
-            SecretName::DatabasePassword,
-            SecretName::VectorPassword,
-            SecretName::RedisPassword,
-        ];
+        let beside_their_server =
+            [SecretName::DatabasePassword, SecretName::VectorPassword, SecretName::RedisPassword];
         self.secrets
             .iter()
             .filter(move |(name, _)| !beside_their_server.contains(name))
@@ -158,9 +143,7 @@ impl Settings {
 
     fn environment_section(&self) -> Value {
         let services = self.environment.iter().map(|(service, variables)| {
-            let variables = variables
-                .iter()
-                .map(|(key, value)| (text(key), text(value)));
+            let variables = variables.iter().map(|(key, value)| (text(key), text(value)));
             (text(service), Value::Mapping(variables.collect()))
         });
         Value::Mapping(services.collect())
@@ -195,6 +178,10 @@ fn log_mode(mode: LogMode) -> &'static str {
     }
 }
 
+fn duration(value: Duration) -> Value {
+    text(humantime::format_duration(value))
+}
+
 fn text(value: impl Display) -> Value {
     Value::String(value.to_string())
 }
@@ -202,8 +189,6 @@ fn text(value: impl Display) -> Value {
 /// Keys in the order given; what has no value has no key.
 fn section(entries: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
     let entries = entries.into_iter();
-    let present: Mapping = entries
-        .filter_map(|(key, value)| Some((text(key), value?)))
-        .collect();
+    let present: Mapping = entries.filter_map(|(key, value)| Some((text(key), value?))).collect();
     Value::Mapping(present)
 }

@@ -48,18 +48,11 @@ impl<'a> Section<'a> {
             | Node::List
             | Node::Tagged => {
                 let class = node.class();
-                problems
-                    .borrow_mut()
-                    .add(path, format!("{class}: expected a section of keys"));
+                problems.borrow_mut().add(path, format!("{class}: expected a section of keys"));
                 return Err(Noted);
             }
         };
-        let mut section = Self {
-            path: path.to_owned(),
-            entries,
-            asked: BTreeSet::new(),
-            problems,
-        };
+        let mut section = Self { path: path.to_owned(), entries, asked: BTreeSet::new(), problems };
         section.note_duplicates();
         let value = read(&mut section);
         section.note_unknown();
@@ -137,11 +130,7 @@ impl<'a> Section<'a> {
     /// Path of `key` in the document.
     pub(super) fn path_of(&self, key: &str) -> String {
         let key: String = key.chars().take(64).collect();
-        if self.path.is_empty() {
-            key
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
     /// Where mistakes go.

@@ -45,6 +45,8 @@ pub struct Settings {
     pub network: NodeNetwork,
     /// How the node leaves service.
     pub drain: DrainTimes,
+    /// When a node-local fault asks for the VM to be recreated.
+    pub liveness: Liveness,
     /// Log destination and filter.
     pub logs: Logs,
     /// Files, sockets and listeners of this agent.
@@ -243,6 +245,18 @@ pub struct DrainTimes {
     pub notice: Duration,
     /// Streams and workers get this long in all.
     pub bound: Duration,
+}
+
+/// For how long a node-local fault must last before `/health/live` fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// Docker unreachable: longer than systemd needs to bring dockerd back and
+    /// dockerd to load its containers.
+    pub docker_after: Duration,
+    /// No write to the state directory succeeds.
+    pub disk_after: Duration,
+    /// No agent, seen from the edge: longer than systemd's restarts of it.
+    pub agent_after: Duration,
 }
 
 /// Log destination and filter.

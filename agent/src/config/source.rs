@@ -1,7 +1,6 @@
 //! Where the document comes from, and waiting for the next one.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,9 +118,7 @@ impl Source {
     /// `GCE_METADATA_HOST` names one; else [`DEFAULT_FILE`] where there is one;
     /// else this VM's metadata server.
     pub fn choose(config: Option<&Path>, environment: &impl settings::Source) -> Self {
-        let named = environment
-            .get(HOST_VARIABLE)
-            .is_some_and(|host| !host.is_empty());
+        let named = environment.get(HOST_VARIABLE).is_some_and(|host| !host.is_empty());
         match config {
             Some(path) => Self::File(path.to_owned()),
             None if !named && Path::new(DEFAULT_FILE).exists() => {
@@ -136,10 +133,7 @@ impl Source {
         match self {
             Self::File(path) => path.display().to_string(),
             Self::Metadata(metadata) => {
-                format!(
-                    "attribute {CONFIG_ATTRIBUTE} (metadata server at {})",
-                    metadata.host()
-                )
+                format!("attribute {CONFIG_ATTRIBUTE} (metadata server at {})", metadata.host())
             }
         }
     }
@@ -173,14 +167,9 @@ impl std::fmt::Debug for Watcher {
 
 impl Watcher {
     /// `overrides` are those of the command line; the release attribute and
-    /// this machine's name and address are found here.
+    /// this machine's name are found here.
     pub fn new(source: Source, overrides: Overrides) -> Self {
-        Self {
-            source,
-            overrides,
-            seen: None,
-            etag: None,
-        }
+        Self { source, overrides, seen: None, etag: None }
     }
 
     /// The document as it is now. Tries again for some 15 s when the metadata
@@ -190,10 +179,7 @@ impl Watcher {
         let document = match &self.source {
             Source::File(path) => read(path).await?,
             Source::Metadata(metadata) => {
-                let attributes = metadata
-                    .get(ATTRIBUTES)
-                    .await
-                    .map_err(LoadError::Metadata)?;
+                let attributes = metadata.get(ATTRIBUTES).await.map_err(LoadError::Metadata)?;
                 Document::from_attributes(attributes.as_deref())?
             }
         };
@@ -247,32 +233,18 @@ impl Watcher {
         }
     }
 
-    /// Fills in this machine's name and address, once.
+    /// Fills in this machine's name, once.
     async fn identify(&mut self) {
-        let overrides = &mut self.overrides;
-        match &self.source {
-            Source::File(_) => {
-                if overrides.machine.is_none() {
-                    let name = tokio::fs::read_to_string(HOSTNAME_FILE).await;
-                    overrides.machine = name.ok().as_deref().and_then(machine_name);
-                }
-            }
-            Source::Metadata(metadata) => {
-                // Absent or unreadable, the document must say it; that mistake
-                // is then reported with the rest.
-                if overrides.machine.is_none() {
-                    let name = metadata.get("instance/name").await.ok().flatten();
-                    overrides.machine = name.as_deref().and_then(machine_name);
-                }
-                if overrides.address.is_none() {
-                    let address = metadata.get("instance/network-interfaces/0/ip").await;
-                    overrides.address = address
-                        .ok()
-                        .flatten()
-                        .and_then(|ip| ip.trim().parse::<IpAddr>().ok());
-                }
-            }
+        if self.overrides.machine.is_some() {
+            return;
         }
+        // Absent or unreadable, the document must say it; that mistake is then
+        // reported with the rest.
+        let name = match &self.source {
+            Source::File(_) => tokio::fs::read_to_string(HOSTNAME_FILE).await.ok(),
+            Source::Metadata(metadata) => metadata.get("instance/name").await.ok().flatten(),
+        };
+        self.overrides.machine = name.as_deref().and_then(machine_name);
     }
 
     fn judge(&self, document: Document) -> Result<Settings, LoadError> {
@@ -280,9 +252,7 @@ impl Watcher {
             let Source::Metadata(metadata) = &self.source else {
                 unreachable!("a file that was read has a text")
             };
-            return Err(LoadError::Absent {
-                host: metadata.host().to_owned(),
-            });
+            return Err(LoadError::Absent { host: metadata.host().to_owned() });
         };
         let mut overrides = self.overrides.clone();
         let mut problems = Problems::default();
@@ -295,18 +265,12 @@ impl Watcher {
         let origin = || self.source.origin();
         match settings {
             Ok(settings) if problems.is_empty() => Ok(settings),
-            Ok(_) => Err(LoadError::Invalid {
-                origin: origin(),
-                problems,
-            }),
+            Ok(_) => Err(LoadError::Invalid { origin: origin(), problems }),
             Err(found) => {
                 for problem in found.iter() {
                     problems.add(problem.path.clone(), problem.message.clone());
                 }
-                Err(LoadError::Invalid {
-                    origin: origin(),
-                    problems,
-                })
+                Err(LoadError::Invalid { origin: origin(), problems })
             }
         }
     }
@@ -321,23 +285,14 @@ impl Document {
             let text = attributes.get(name)?.as_str()?;
             (!text.trim().is_empty()).then(|| text.to_owned())
         };
-        Ok(Self {
-            yaml: take(CONFIG_ATTRIBUTE),
-            release: take(RELEASE_ATTRIBUTE),
-        })
+        Ok(Self { yaml: take(CONFIG_ATTRIBUTE), release: take(RELEASE_ATTRIBUTE) })
     }
 }
 
 async fn read(path: &Path) -> Result<Document, LoadError> {
     let yaml = tokio::fs::read_to_string(path).await;
-    let yaml = yaml.map_err(|source| LoadError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Document {
-        yaml: Some(yaml),
-        release: None,
-    })
+    let yaml = yaml.map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    Ok(Document { yaml: Some(yaml), release: None })
 }
 
 /// The first label of a host name, where it is a node id.

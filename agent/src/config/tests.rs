@@ -19,10 +19,7 @@ const EXAMPLE: &str = include_str!("../../../packaging/config.example.yaml");
 const PLANTED: &str = "hunter2hunter2";
 
 fn machine() -> Overrides {
-    Overrides {
-        machine: Some("dify-x7f2".parse().expect("a node id")),
-        ..Overrides::default()
-    }
+    Overrides { machine: Some("dify-x7f2".parse().expect("a node id")), ..Overrides::default() }
 }
 
 fn parse(yaml: &str) -> Result<Settings, Problems> {
@@ -41,11 +38,7 @@ fn every_document_we_ship_parses() {
     let mut found = 0;
     for entry in std::fs::read_dir(folder).expect("packaging/ is there") {
         let path = entry.expect("readable").path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with("config") {
             let yaml = std::fs::read_to_string(&path).expect("readable");
             if let Err(problems) = parse(&yaml) {
@@ -81,32 +74,21 @@ fn what_is_known_from_outside_wins_or_fills_in() {
         release: "1.15.0".parse().ok(),
         node: "chosen".parse().ok(),
         machine: "machine".parse().ok(),
-        address: "10.1.2.3".parse().ok(),
     };
-    let yaml = changed(
-        "release: 1.14.2\n",
-        "node: {id: named, subnet: 10.213.7.0/24}\n",
-    );
+    let yaml = changed("release: 1.14.2\n", "node: {id: named, subnet: 10.213.7.0/24}\n");
     let settings = Settings::parse(&yaml, &overrides).expect("valid");
     assert_eq!(settings.release.as_str(), "1.15.0");
     assert_eq!(settings.node.as_str(), "chosen");
-    assert_eq!(settings.paths.ops.to_string(), "10.1.2.3:1081");
     assert_eq!(settings.network.base.to_string(), "10.213.7.0");
 
-    let overrides = Overrides {
-        node: None,
-        ..overrides
-    };
+    let overrides = Overrides { node: None, ..overrides };
     let settings = Settings::parse(&yaml, &overrides).expect("valid");
     assert_eq!(settings.node.as_str(), "named");
 }
 
 #[test]
 fn terraforms_null_means_not_given() {
-    let yaml = changed(
-        "  plugin_name: dify_plugin\n",
-        "  plugin_name: null\n  port: null\n",
-    );
+    let yaml = changed("  plugin_name: dify_plugin\n", "  plugin_name: null\n  port: null\n");
     assert_eq!(parse(&yaml), parse(EXAMPLE));
 }
 
@@ -129,7 +111,7 @@ fn settings_in_force_are_a_document_again() {
          concurrency: 2, allow_unlocked: true, releases_dir: /etc/dify-agent/releases}\n\
          google: {secret_manager: \"http://127.0.0.1:1/sm\", storage: \"http://localhost:2\", \
          metadata: \"127.0.0.1:3\"}\npaths: {state: /s, run: /r, docker: /d}\n\
-         ops: {listen: \"[::1]:0\"}\n",
+         ops: {listen: \"[::1]:0\"}\nliveness: {docker_after: 90s, disk_after: 1h, agent_after: 1s}\n",
         1,
     );
     for yaml in [EXAMPLE, &everything] {
@@ -146,10 +128,7 @@ fn all_mistakes_come_at_once() {
     let yaml = "schema: 2\nreleas: 1.14.2\nvector: {host: 'a b', port: 0}\nredis: []\n\
                 drain: {notice: 30, bound: 1 week}\nredis: {}\n";
     let problems = parse(yaml).expect_err("all wrong");
-    let paths: BTreeSet<&str> = problems
-        .iter()
-        .map(|problem| problem.path.as_str())
-        .collect();
+    let paths: BTreeSet<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
     for path in [
         "schema",
         "releas",
@@ -170,10 +149,7 @@ fn all_mistakes_come_at_once() {
         assert!(paths.contains(path), "{path} in {problems}");
     }
     let text = problems.to_string();
-    assert!(
-        text.contains("releas: is not a known key: did you mean release?"),
-        "{text}"
-    );
+    assert!(text.contains("releas: is not a known key: did you mean release?"), "{text}");
     assert!(text.contains("redis: is given twice"), "{text}");
 }
 
@@ -183,10 +159,7 @@ fn a_private_key_among_the_certificates_is_refused_unseen() {
         "  -----BEGIN PRIVATE KEY-----\n  aHVudGVyMmh1bnRlcjI=\n  -----END PRIVATE KEY-----\n";
     let problems = parse(&changed("\nsecrets:\n", &format!("{key}\nsecrets:\n")));
     let text = problems.expect_err("refused").to_string();
-    assert!(
-        text.contains("certificates: ") && !text.contains("aHVud"),
-        "{text}"
-    );
+    assert!(text.contains("certificates: ") && !text.contains("aHVud"), "{text}");
 }
 
 #[test]
@@ -195,10 +168,7 @@ fn verified_tls_needs_certificates_and_names_who_asks() {
     let end = EXAMPLE.find("\nsecrets:\n").expect("there");
     let without = format!("{}{}", &EXAMPLE[..start], &EXAMPLE[end..]);
     let text = parse(&without).expect_err("refused").to_string();
-    assert!(
-        text.contains("that database.tls, vector.tls, redis.tls verifies against"),
-        "{text}"
-    );
+    assert!(text.contains("that database.tls, vector.tls, redis.tls verifies against"), "{text}");
 
     let unverified = without
         .replace("tls: verify-ca", "tls: require")
@@ -208,9 +178,7 @@ fn verified_tls_needs_certificates_and_names_who_asks() {
 
 #[test]
 fn a_node_without_any_name_is_told_so() {
-    let text = Settings::parse(EXAMPLE, &Overrides::default())
-        .expect_err("refused")
-        .to_string();
+    let text = Settings::parse(EXAMPLE, &Overrides::default()).expect_err("refused").to_string();
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.contains("node.id: is missing"), "{text}");
 }

@@ -73,9 +73,9 @@ fn word<T: Copy>(node: &Node, words: &[(&'static str, T)]) -> Result<T, Expected
 
 fn whole(node: &Node, least: u32, most: u32) -> Result<u32, Expected> {
     match node {
-        Node::Whole(number) => u32::try_from(*number)
-            .ok()
-            .filter(|number| (least..=most).contains(number)),
+        Node::Whole(number) => {
+            u32::try_from(*number).ok().filter(|number| (least..=most).contains(number))
+        }
         Node::Empty
         | Node::Switch(_)
         | Node::Fraction
@@ -92,17 +92,11 @@ fn count(node: &Node, most: u32) -> Result<NonZeroU32, Expected> {
 }
 
 pub(super) fn schema(node: &Node) -> Result<(), Expected> {
-    whole(node, 1, 1)
-        .map(|_| ())
-        .map_err(|_| "1, the only schema this version knows".to_owned())
+    whole(node, 1, 1).map(|_| ()).map_err(|_| "1, the only schema this version knows".to_owned())
 }
 
 pub(super) fn switch(node: &Node) -> Result<bool, Expected> {
-    if let Node::Switch(value) = node {
-        Ok(*value)
-    } else {
-        Err("true or false".to_owned())
-    }
+    if let Node::Switch(value) = node { Ok(*value) } else { Err("true or false".to_owned()) }
 }
 
 pub(super) fn port(node: &Node) -> Result<u16, Expected> {
@@ -136,10 +130,7 @@ fn id<T: FromStr>(node: &Node, expected: &str) -> Result<T, Expected> {
 }
 
 pub(super) fn node_id(node: &Node) -> Result<NodeId, Expected> {
-    id(
-        node,
-        "a node id: 1 to 63 of a-z, 0-9 and '-', starting with a letter, not ending with '-'",
-    )
+    id(node, "a node id: 1 to 63 of a-z, 0-9 and '-', starting with a letter, not ending with '-'")
 }
 
 pub(super) fn release(node: &Node) -> Result<ReleaseId, Expected> {
@@ -150,16 +141,11 @@ pub(super) fn release(node: &Node) -> Result<ReleaseId, Expected> {
 fn is_host_name(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let numeric = |text: &str| {
-        text.bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    };
+    let numeric = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     text.len() <= 253 && text.split('.').all(label) && !numeric(text)
 }
 
@@ -176,11 +162,9 @@ fn is_authority(text: &str) -> bool {
 }
 
 pub(super) fn host(node: &Node) -> Result<String, Expected> {
-    text(
-        node,
-        "a host name or IPv4 address, without scheme or port",
-        |text| is_host(text).then(|| text.to_ascii_lowercase()),
-    )
+    text(node, "a host name or IPv4 address, without scheme or port", |text| {
+        is_host(text).then(|| text.to_ascii_lowercase())
+    })
 }
 
 pub(super) fn public_host(node: &Node) -> Result<String, Expected> {
@@ -202,9 +186,7 @@ pub(super) fn base_url(node: &Node) -> Result<String, Expected> {
         node,
         "an http:// or https:// URL of host, port and path, without a trailing slash",
         |text| {
-            let rest = text
-                .strip_prefix("https://")
-                .or_else(|| text.strip_prefix("http://"))?;
+            let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
             let (authority, path) = rest.split_once('/').unwrap_or((rest, "path"));
             (is_authority(authority) && is_url_path(path)).then(|| text.to_owned())
         },
@@ -215,37 +197,25 @@ pub(super) fn base_url(node: &Node) -> Result<String, Expected> {
 fn is_url_path(path: &str) -> bool {
     path.split('/').all(|segment| {
         !segment.is_empty()
-            && segment
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     })
 }
 
 pub(super) fn mirror(node: &Node) -> Result<String, Expected> {
-    text(
-        node,
-        "HOST[:PORT][/PATH] of a registry, without scheme or trailing slash",
-        |text| {
-            let (authority, path) = text.split_once('/').unwrap_or((text, "path"));
-            (is_authority(authority) && is_url_path(path)).then(|| text.to_owned())
-        },
-    )
+    text(node, "HOST[:PORT][/PATH] of a registry, without scheme or trailing slash", |text| {
+        let (authority, path) = text.split_once('/').unwrap_or((text, "path"));
+        (is_authority(authority) && is_url_path(path)).then(|| text.to_owned())
+    })
 }
 
 /// A PostgreSQL role or database. Stricter than PostgreSQL: Dify's plugin
 /// daemon joins its connection string with spaces and quotes nothing.
 pub(super) fn identifier(node: &Node) -> Result<String, Expected> {
-    text(
-        node,
-        "1 to 63 letters, digits, '_', '-', '.' or '@'",
-        |text| {
-            let fits = (1..=63).contains(&text.len())
-                && text
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_-.@".contains(&byte));
-            fits.then(|| text.to_owned())
-        },
-    )
+    text(node, "1 to 63 letters, digits, '_', '-', '.' or '@'", |text| {
+        let fits = (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.@".contains(&byte));
+        fits.then(|| text.to_owned())
+    })
 }
 
 /// Cloud Storage, "Bucket naming": 3 to 63 characters, up to 222 with dots.
@@ -302,24 +272,18 @@ pub(super) fn secret(node: &Node) -> Result<SecretRef, Expected> {
 }
 
 pub(super) fn certificates(node: &Node) -> Result<String, Expected> {
-    text(
-        node,
-        "PEM text of one or more CA certificates and no private key",
-        |pem| {
-            let no_key = PrivateKeyDer::pem_slice_iter(pem.as_bytes())
-                .next()
-                .is_none();
-            let mut store = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                store.add(certificate.ok()?).ok()?;
-            }
-            // What the parser passes over in silence (a cut-off block) must not
-            // leave a CA out: every block that begins counts.
-            let begun = pem.matches("-----BEGIN ").count();
-            let whole = no_key && !store.is_empty() && store.len() == begun;
-            whole.then(|| format!("{}\n", pem.trim()))
-        },
-    )
+    text(node, "PEM text of one or more CA certificates and no private key", |pem| {
+        let no_key = PrivateKeyDer::pem_slice_iter(pem.as_bytes()).next().is_none();
+        let mut store = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            store.add(certificate.ok()?).ok()?;
+        }
+        // What the parser passes over in silence (a cut-off block) must not
+        // leave a CA out: every block that begins counts.
+        let begun = pem.matches("-----BEGIN ").count();
+        let whole = no_key && !store.is_empty() && store.len() == begun;
+        whole.then(|| format!("{}\n", pem.trim()))
+    })
 }
 
 pub(super) fn subnet(node: &Node) -> Result<NodeNetwork, Expected> {
@@ -338,15 +302,19 @@ pub(super) fn subnet(node: &Node) -> Result<NodeNetwork, Expected> {
 /// At most an hour: the longest connection draining of Google's load balancer,
 /// and what the shipped systemd unit waits for.
 pub(super) fn duration(node: &Node) -> Result<Duration, Expected> {
-    text(
-        node,
-        "a duration with its unit, such as 30s or 25m, at most 1h",
-        |text| {
-            let duration = humantime::parse_duration(text).ok()?;
-            let unit = text.bytes().any(|byte| byte.is_ascii_alphabetic());
-            (unit && duration <= Duration::from_hours(1)).then_some(duration)
-        },
-    )
+    text(node, "a duration with its unit, such as 30s or 25m, at most 1h", |text| {
+        let duration = humantime::parse_duration(text).ok()?;
+        let unit = text.bytes().any(|byte| byte.is_ascii_alphabetic());
+        (unit && duration <= Duration::from_hours(1)).then_some(duration)
+    })
+}
+
+/// How long a fault is put up with: never not at all.
+pub(super) fn patience(node: &Node) -> Result<Duration, Expected> {
+    duration(node)
+        .ok()
+        .filter(|duration| *duration >= Duration::from_secs(1))
+        .ok_or_else(|| "a duration with its unit, such as 2m, from 1s to 1h".to_owned())
 }
 
 pub(super) fn log_mode(node: &Node) -> Result<LogMode, Expected> {
@@ -401,9 +369,7 @@ pub(super) fn run_path(node: &Node) -> Result<PathBuf, Expected> {
 }
 
 pub(super) fn listen(node: &Node) -> Result<SocketAddr, Expected> {
-    text(node, "ADDRESS:PORT, such as 10.0.0.5:1081", |text| {
-        text.parse().ok()
-    })
+    text(node, "ADDRESS:PORT, such as 10.0.0.5:1081", |text| text.parse().ok())
 }
 
 /// The value of an environment variable: text, or what needs no quotes.

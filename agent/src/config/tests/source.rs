@@ -27,10 +27,8 @@ async fn answer(
     if headers.get("metadata-flavor").is_none() {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let flavor = [("metadata-flavor", "Google")];
     match path.as_str() {
-        "instance/name" => (flavor, "dify-x7f2").into_response(),
-        "instance/network-interfaces/0/ip" => (flavor, "10.128.0.9").into_response(),
+        "instance/name" => ([("metadata-flavor", "Google")], "dify-x7f2").into_response(),
         "instance/attributes/" if query.get("recursive").is_some_and(|it| it == "true") => {
             let mut seen = attributes.subscribe();
             if query.contains_key("wait_for_change") {
@@ -40,20 +38,14 @@ async fn answer(
                 let _ = tokio::time::timeout(at_most, changed).await;
             }
             let (tag, values) = seen.borrow().clone();
-            let headers = [
-                ("metadata-flavor", "Google".to_owned()),
-                ("etag", tag.to_string()),
-            ];
+            let headers = [("metadata-flavor", "Google".to_owned()), ("etag", tag.to_string())];
             (headers, json!(values).to_string()).into_response()
         }
         _ => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server ends with its test's runtime"
-)]
+#[expect(clippy::disallowed_methods, reason = "the server ends with its test's runtime")]
 async fn metadata_server(attributes: &Attributes) -> Source {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let listener = listener.expect("a free port");
@@ -66,9 +58,7 @@ async fn metadata_server(attributes: &Attributes) -> Source {
 }
 
 fn attributes(values: &[(&str, &str)]) -> Attributes {
-    let values = values
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     Arc::new(watch::Sender::new((1, values.collect())))
 }
 
@@ -83,13 +73,9 @@ fn set(attributes: &Attributes, key: &str, value: &str) {
 async fn a_vm_is_told_by_its_attributes() {
     let attributes = attributes(&[("dify-config", EXAMPLE), ("dify-release", "1.15.0\n")]);
     let source = metadata_server(&attributes).await;
-    let settings = Watcher::new(source, Overrides::default())
-        .load()
-        .await
-        .expect("valid");
+    let settings = Watcher::new(source, Overrides::default()).load().await.expect("valid");
     assert_eq!(settings.node.as_str(), "dify-x7f2");
     assert_eq!(settings.release.as_str(), "1.15.0");
-    assert_eq!(settings.paths.ops.to_string(), "10.128.0.9:1081");
 }
 
 #[tokio::test]
@@ -99,16 +85,9 @@ async fn later_documents_arrive_valid_or_with_their_mistakes_and_only_when_they_
     let mut watcher = Watcher::new(source, Overrides::default());
     let first = watcher.load().await.expect("valid");
 
-    set(
-        &attributes,
-        "dify-config",
-        &EXAMPLE.replace("schema: 1", "schema: 1\nextra: 1"),
-    );
+    set(&attributes, "dify-config", &EXAMPLE.replace("schema: 1", "schema: 1\nextra: 1"));
     let error = watcher.changed().await.expect_err("not valid");
-    assert_eq!(
-        error.problems().map(|problems| problems.iter().count()),
-        Some(1)
-    );
+    assert_eq!(error.problems().map(|problems| problems.iter().count()), Some(1));
 
     // Another's attribute is no news; the next thing handed out is the release's change.
     set(&attributes, "ssh-keys", "x");
@@ -122,40 +101,25 @@ async fn later_documents_arrive_valid_or_with_their_mistakes_and_only_when_they_
     set(&attributes, "dify-release", PLANTED.repeat(9).as_str());
     let error = watcher.changed().await.expect_err("no release id");
     let problems = error.problems().expect("mistakes").to_string();
-    assert!(
-        problems.contains("dify-release: ") && !problems.contains(PLANTED),
-        "{problems}"
-    );
+    assert!(problems.contains("dify-release: ") && !problems.contains(PLANTED), "{problems}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_there_is_said_with_its_exit_code() {
     let source = metadata_server(&attributes(&[("ssh-keys", "x")])).await;
-    let error = Watcher::new(source, Overrides::default())
-        .load()
-        .await
-        .expect_err("absent");
+    let error = Watcher::new(source, Overrides::default()).load().await.expect_err("absent");
     assert!(matches!(error, LoadError::Absent { .. }), "{error}");
     assert_eq!(error.exit(), Exit::Configuration);
 
     // Port 1 of loopback: nothing listens there.
     let source = Source::Metadata(Metadata::new("127.0.0.1:1".to_owned()));
-    let error = Watcher::new(source, Overrides::default())
-        .load()
-        .await
-        .expect_err("down");
+    let error = Watcher::new(source, Overrides::default()).load().await.expect_err("down");
     assert_eq!(error.exit(), Exit::Dependency);
 
     let source = Source::File("/nonexistent/config.yaml".into());
-    let error = Watcher::new(source, Overrides::default())
-        .load()
-        .await
-        .expect_err("no file");
+    let error = Watcher::new(source, Overrides::default()).load().await.expect_err("no file");
     assert_eq!(error.exit(), Exit::Configuration);
-    assert!(
-        error.to_string().contains("/nonexistent/config.yaml"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/nonexistent/config.yaml"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,10 +127,7 @@ async fn a_file_is_watched_too() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.yaml");
     std::fs::write(&path, EXAMPLE).expect("written");
-    let overrides = Overrides {
-        node: "n1".parse().ok(),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { node: "n1".parse().ok(), ..Overrides::default() };
     let mut watcher = Watcher::new(Source::File(path.clone()), overrides);
     assert_eq!(watcher.load().await.expect("valid").node.as_str(), "n1");
 
@@ -177,10 +138,7 @@ async fn a_file_is_watched_too() {
     let away = tokio::time::timeout(Duration::from_mins(1), watcher.changed()).await;
     assert!(away.is_err(), "nothing to hand out");
     std::fs::write(&path, EXAMPLE.replace("1.14.2", "1.15.0")).expect("written");
-    assert_eq!(
-        watcher.changed().await.expect("valid").release.as_str(),
-        "1.15.0"
-    );
+    assert_eq!(watcher.changed().await.expect("valid").release.as_str(), "1.15.0");
 }
 
 #[test]
@@ -188,9 +146,5 @@ fn the_command_line_wins_then_a_named_metadata_server() {
     let named = BTreeMap::from([("GCE_METADATA_HOST".to_owned(), "127.0.0.1:9".to_owned())]);
     let path = std::path::Path::new("/tmp/x.yaml");
     assert_eq!(Source::choose(Some(path), &named).origin(), "/tmp/x.yaml");
-    assert!(
-        Source::choose(None, &named)
-            .origin()
-            .contains("127.0.0.1:9")
-    );
+    assert!(Source::choose(None, &named).origin().contains("127.0.0.1:9"));
 }
