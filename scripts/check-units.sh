@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Limits are the scores reached with systemd 252 (Debian 12), rounded up.
-declare -A most=([dify-agent.service]=16 [dify-edge@.service]=11)
+declare -A most=([dify-agent.service]=19 [dify-edge@.service]=11)
 
 for json in packaging/docker/*.json; do
   python3 -m json.tool "$json" >/dev/null || { echo "$json: not JSON"; exit 1; }
@@ -42,7 +42,7 @@ found=$(systemd-analyze --root="$scratch" --man=no --recursive-errors=yes verify
 for unit in "${!most[@]}"; do
   score=$(systemd-analyze security --offline=true --no-pager --threshold="${most[$unit]}" \
     "packaging/systemd/$unit" 2>&1) || {
-    echo "$score"
+    grep -v '^✓' <<<"$score"
     exit 1
   }
   grep -o 'Overall exposure level.*' <<<"$score"

@@ -23,8 +23,8 @@ use super::{SecretRef, value};
 /// Subnet of a node that names none. It is local to the machine, so every VM
 /// of a fleet can have the same; nodes that share a machine each name their own.
 const DEFAULT_SUBNET: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
-/// Port of the operator's endpoints.
-const OPS_PORT: u16 = 1081;
+/// Where the operator's endpoints listen. Loopback: they ask nobody who he is.
+const OPS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1081);
 
 /// What is known from outside the document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,9 +35,6 @@ pub struct Overrides {
     pub node: Option<NodeId>,
     /// Name of this machine; the node id when nobody names one.
     pub machine: Option<NodeId>,
-    /// Address of this machine in its network; where the operator's endpoints
-    /// listen by default. Without it: loopback.
-    pub address: Option<IpAddr>,
 }
 
 impl Settings {
@@ -135,9 +132,7 @@ fn document(root: &mut Section<'_>, overrides: &Overrides) -> Read<Settings> {
         let docker = paths.or("docker", PathBuf::from("/var/run/docker.sock"), value::run_path);
         Ok((state?, run?, docker?))
     });
-    let address = overrides.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let ops = root
-        .section("ops", |ops| ops.or("listen", SocketAddr::new(address, OPS_PORT), value::listen));
+    let ops = root.section("ops", |ops| ops.or("listen", OPS_LISTEN, value::listen));
     let google = root.section("google", google);
     let environment = root.section("environment", |section| Ok(environment(section)));
 
@@ -310,10 +305,13 @@ fn drain(section: &mut Section<'_>) -> Read<DrainTimes> {
     Ok(DrainTimes { notice, bound })
 }
 
+/// The defaults are several times what repair takes: systemd brings dockerd or
+/// an agent back within seconds, and dockerd loads its containers for up to a
+/// minute; a full disk may be freed by log rotation, which runs by the minute.
 fn liveness(section: &mut Section<'_>) -> Read<Liveness> {
-    let docker_after = section.or("docker_after", Duration::from_mins(3), value::duration);
-    let disk_after = section.or("disk_after", Duration::from_mins(5), value::duration);
-    let agent_after = section.or("agent_after", Duration::from_mins(5), value::duration);
+    let docker_after = section.or("docker_after", Duration::from_mins(2), value::patience);
+    let disk_after = section.or("disk_after", Duration::from_mins(5), value::patience);
+    let agent_after = section.or("agent_after", Duration::from_mins(5), value::patience);
     Ok(Liveness { docker_after: docker_after?, disk_after: disk_after?, agent_after: agent_after? })
 }
 

@@ -3,6 +3,7 @@
 //! it is secret, because nothing in [`Settings`] is: secrets are references.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use dify_common::telemetry::LogMode;
 use serde_yaml::{Mapping, Value};
@@ -78,25 +79,16 @@ impl Settings {
             (
                 "drain",
                 Some(section([
-                    ("notice", Some(text(humantime::format_duration(self.drain.notice)))),
-                    ("bound", Some(text(humantime::format_duration(self.drain.bound)))),
+                    ("notice", Some(duration(self.drain.notice))),
+                    ("bound", Some(duration(self.drain.bound))),
                 ])),
             ),
             (
                 "liveness",
                 Some(section([
-                    (
-                        "docker_after",
-                        Some(text(humantime::format_duration(self.liveness.docker_after))),
-                    ),
-                    (
-                        "disk_after",
-                        Some(text(humantime::format_duration(self.liveness.disk_after))),
-                    ),
-                    (
-                        "agent_after",
-                        Some(text(humantime::format_duration(self.liveness.agent_after))),
-                    ),
+                    ("docker_after", Some(duration(self.liveness.docker_after))),
+                    ("disk_after", Some(duration(self.liveness.disk_after))),
+                    ("agent_after", Some(duration(self.liveness.agent_after))),
                 ])),
             ),
             (
@@ -184,6 +176,10 @@ fn log_mode(mode: LogMode) -> &'static str {
         LogMode::Json => "json",
         LogMode::Text => "text",
     }
+}
+
+fn duration(value: Duration) -> Value {
+    text(humantime::format_duration(value))
 }
 
 fn text(value: impl Display) -> Value {

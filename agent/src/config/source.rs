@@ -1,7 +1,6 @@
 //! Where the document comes from, and waiting for the next one.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -168,7 +167,7 @@ impl std::fmt::Debug for Watcher {
 
 impl Watcher {
     /// `overrides` are those of the command line; the release attribute and
-    /// this machine's name and address are found here.
+    /// this machine's name are found here.
     pub fn new(source: Source, overrides: Overrides) -> Self {
         Self { source, overrides, seen: None, etag: None }
     }
@@ -234,30 +233,18 @@ impl Watcher {
         }
     }
 
-    /// Fills in this machine's name and address, once.
+    /// Fills in this machine's name, once.
     async fn identify(&mut self) {
-        let overrides = &mut self.overrides;
-        match &self.source {
-            Source::File(_) => {
-                if overrides.machine.is_none() {
-                    let name = tokio::fs::read_to_string(HOSTNAME_FILE).await;
-                    overrides.machine = name.ok().as_deref().and_then(machine_name);
-                }
-            }
-            Source::Metadata(metadata) => {
-                // Absent or unreadable, the document must say it; that mistake
-                // is then reported with the rest.
-                if overrides.machine.is_none() {
-                    let name = metadata.get("instance/name").await.ok().flatten();
-                    overrides.machine = name.as_deref().and_then(machine_name);
-                }
-                if overrides.address.is_none() {
-                    let address = metadata.get("instance/network-interfaces/0/ip").await;
-                    overrides.address =
-                        address.ok().flatten().and_then(|ip| ip.trim().parse::<IpAddr>().ok());
-                }
-            }
+        if self.overrides.machine.is_some() {
+            return;
         }
+        // Absent or unreadable, the document must say it; that mistake is then
+        // reported with the rest.
+        let name = match &self.source {
+            Source::File(_) => tokio::fs::read_to_string(HOSTNAME_FILE).await.ok(),
+            Source::Metadata(metadata) => metadata.get("instance/name").await.ok().flatten(),
+        };
+        self.overrides.machine = name.as_deref().and_then(machine_name);
     }
 
     fn judge(&self, document: Document) -> Result<Settings, LoadError> {

@@ -11,6 +11,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use super::settings::{PostgresTls, RedisTls, SecretName};
 use super::{Overrides, Settings};
 
+mod documented;
 mod mistakes;
 mod source;
 
@@ -30,6 +31,30 @@ fn parse(yaml: &str) -> Result<Settings, Problems> {
 fn changed(from: &str, to: &str) -> String {
     assert!(EXAMPLE.contains(from), "{from:?} is not in the example");
     EXAMPLE.replacen(from, to, 1)
+}
+
+/// The example with every key given a value.
+fn everything() -> String {
+    changed(
+        "features:\n  collaboration: false\n  agent: false\n",
+        "features: {collaboration: true, agent: true}\n",
+    )
+    .replacen(
+        "  secret_key:",
+        "  agent_server_key: sm://p/a/3\n  agent_api_token: file:///run/keys/b\n  \
+         shellctl_token: sm://p/c\n  secret_key:",
+        1,
+    )
+    .replacen(
+        "  max_vms: 4\n",
+        "  max_vms: 4\n  api_workers: 2\n  api_connections: 200\n  celery_concurrency: 4\n  \
+         pool_size: 5\n  pool_overflow: 0\nimages: {mirror: \"eu.example.com:5000/p/hub\", \
+         concurrency: 2, allow_unlocked: true, releases_dir: /etc/dify-agent/releases}\n\
+         google: {secret_manager: \"http://127.0.0.1:1/sm\", storage: \"http://localhost:2\", \
+         metadata: \"127.0.0.1:3\"}\npaths: {state: /s, run: /r, docker: /d}\n\
+         ops: {listen: \"[::1]:0\"}\nliveness: {docker_after: 90s, disk_after: 1h, agent_after: 1s}\n",
+        1,
+    )
 }
 
 #[test]
@@ -74,13 +99,11 @@ fn what_is_known_from_outside_wins_or_fills_in() {
         release: "1.15.0".parse().ok(),
         node: "chosen".parse().ok(),
         machine: "machine".parse().ok(),
-        address: "10.1.2.3".parse().ok(),
     };
     let yaml = changed("release: 1.14.2\n", "node: {id: named, subnet: 10.213.7.0/24}\n");
     let settings = Settings::parse(&yaml, &overrides).expect("valid");
     assert_eq!(settings.release.as_str(), "1.15.0");
     assert_eq!(settings.node.as_str(), "chosen");
-    assert_eq!(settings.paths.ops.to_string(), "10.1.2.3:1081");
     assert_eq!(settings.network.base.to_string(), "10.213.7.0");
 
     let overrides = Overrides { node: None, ..overrides };
@@ -96,27 +119,7 @@ fn terraforms_null_means_not_given() {
 
 #[test]
 fn settings_in_force_are_a_document_again() {
-    let everything = changed(
-        "features:\n  collaboration: false\n  agent: false\n",
-        "features: {collaboration: true, agent: true}\n",
-    )
-    .replacen(
-        "  secret_key:",
-        "  agent_server_key: sm://p/a/3\n  agent_api_token: file:///run/keys/b\n  \
-         shellctl_token: sm://p/c\n  secret_key:",
-        1,
-    )
-    .replacen(
-        "  max_vms: 4\n",
-        "  max_vms: 4\n  api_workers: 2\n  api_connections: 200\n  celery_concurrency: 4\n  \
-         pool_size: 5\n  pool_overflow: 0\nimages: {mirror: \"eu.example.com:5000/p/hub\", \
-         concurrency: 2, allow_unlocked: true, releases_dir: /etc/dify-agent/releases}\n\
-         google: {secret_manager: \"http://127.0.0.1:1/sm\", storage: \"http://localhost:2\", \
-         metadata: \"127.0.0.1:3\"}\npaths: {state: /s, run: /r, docker: /d}\n\
-         ops: {listen: \"[::1]:0\"}\n",
-        1,
-    );
-    for yaml in [EXAMPLE, &everything] {
+    for yaml in [EXAMPLE, &everything()] {
         let settings = parse(yaml).unwrap_or_else(|problems| panic!("{problems}"));
         let rendered = settings.to_yaml();
         // Nothing may come from outside the second time.

@@ -309,6 +309,14 @@ pub(super) fn duration(node: &Node) -> Result<Duration, Expected> {
     })
 }
 
+/// How long a fault is put up with: never not at all.
+pub(super) fn patience(node: &Node) -> Result<Duration, Expected> {
+    duration(node)
+        .ok()
+        .filter(|duration| *duration >= Duration::from_secs(1))
+        .ok_or_else(|| "a duration with its unit, such as 2m, from 1s to 1h".to_owned())
+}
+
 pub(super) fn log_mode(node: &Node) -> Result<LogMode, Expected> {
     word(
         node,

@@ -69,6 +69,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("notice: 30s", "notice: '30'", "drain.notice: "),
     ("notice: 30s", "notice: 25m", "drain.notice: is not shorter than drain.bound"),
     ("bound: 25m", "bound: 2h", "drain.bound: "),
+    (
+        "logs:",
+        "liveness: {docker_after: 0s}\nlogs:",
+        "liveness.docker_after: is a text of 2 characters",
+    ),
     ("mode: auto", "mode: stdout", "logs.mode: "),
     ("filter: info", "filter: loud", "logs.filter: "),
     ("filter: info", "filter: dify_agent=loud", "logs.filter: "),
