@@ -142,7 +142,8 @@ pub struct Output {
 
 /// Runs the verb and says on stderr why it failed, when it did.
 pub async fn run(cli: Cli) -> Exit {
-    match verb(cli).await {
+    // Boxed: the verbs together make a large future.
+    match Box::pin(verb(cli)).await {
         Ok(exit) => exit,
         Err(failure) => {
             table::complain(&failure.message);
@@ -158,8 +159,8 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         telemetry::init(LogMode::Text, "warn");
     }
     match cli.verb {
-        Verb::Run => app::run(told).await,
-        Verb::Check(output) => check::check(told, output).await,
+        Verb::Run => Box::pin(app::run(told)).await,
+        Verb::Check(output) => Box::pin(check::check(told, output)).await,
         Verb::Plan(output) => plan::plan(told, output).await,
         Verb::Status { output, watch } => {
             status::status(&told::ops_socket(told).await?, output.json, watch).await

@@ -31,6 +31,9 @@ use crate::release::{Lock, Release};
 
 use stack::{Machine, Stack};
 
+/// Dify's name of the service that migrates its own schema at every start.
+pub const PLUGIN_DAEMON: &str = "plugin_daemon";
+
 /// These inputs make no node. All reasons at once; no secret is in them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("wire release {release}: {problems}")]

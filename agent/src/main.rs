@@ -12,10 +12,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
-                _ => Exit::Configuration.into(),
-            };
+            let asked = [ErrorKind::DisplayHelp, ErrorKind::DisplayVersion].contains(&error.kind());
+            return if asked { Exit::Done } else { Exit::Configuration }.into();
         }
     };
     // Two threads carry the whole control plane; its work is waiting.

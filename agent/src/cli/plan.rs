@@ -1,5 +1,7 @@
 //! `plan`: what `run` would start or change, and why; nothing is touched.
 
+use std::fmt::Write;
+
 use dify_common::gcp::token::Tokens;
 use dify_common::settings::Environment;
 use serde::Serialize;
@@ -89,14 +91,15 @@ fn render(changes: &[Change], stack: &Explained) -> String {
     }
     let mut text = format!("Dify {}\n\n{out}\n", stack.release);
     for network in &stack.networks {
-        text.push_str(&format!("\nnetwork {network}"));
+        let _ = write!(text, "\nnetwork {network}");
     }
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "\n\nconnections, main database: {}\nconnections, vector database: {}",
         stack.database_connections, stack.vector_connections
-    ));
+    );
     for finding in &stack.findings {
-        text.push_str(&format!("\n\nfinding {}: {}", finding.code, finding.message));
+        let _ = write!(text, "\n\nfinding {}: {}", finding.code, finding.message);
     }
     text.push_str("\n\nEnvironment, files and limits of each container, secrets masked: --json");
     text

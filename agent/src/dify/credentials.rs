@@ -138,7 +138,5 @@ fn wrong(name: SecretName, text: &str) -> Option<String> {
 
 /// The daemon joins `key=value` with spaces and quotes nothing.
 fn fits_dsn(text: &str) -> bool {
-    !text
-        .chars()
-        .any(|c| c.is_whitespace() || matches!(c, '\'' | '"' | '\\'))
+    !text.chars().any(|c| c.is_whitespace() || matches!(c, '\'' | '"' | '\\'))
 }

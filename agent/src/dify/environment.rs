@@ -22,11 +22,7 @@ const GOOGLE_STORAGE: &str = "https://storage.googleapis.com";
 
 /// RFC 3986 "unreserved" stays as it is; the rest of an AUTH string would end
 /// or bend a URL.
-const QUOTED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Everything a value can come from.
 pub(super) struct Origins<'a> {
@@ -209,9 +205,5 @@ fn settable(known: &BTreeMap<&str, &Value>) -> String {
         .filter(|(_, value)| matches!(value, Value::Default(_) | Value::Settable))
         .map(|(key, _)| *key)
         .collect();
-    if keys.is_empty() {
-        "none of the operator's".to_owned()
-    } else {
-        keys.join(", ")
-    }
+    if keys.is_empty() { "none of the operator's".to_owned() } else { keys.join(", ") }
 }

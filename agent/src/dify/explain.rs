@@ -97,13 +97,7 @@ pub fn explain(stack: &Stack) -> Explained {
                 let internal = if n.internal { " internal" } else { "" };
                 let options: Vec<String> =
                     n.options.iter().map(|(k, v)| format!(" {k}={v}")).collect();
-                format!(
-                    "{} {}/{}{internal}{}",
-                    n.name,
-                    n.subnet,
-                    n.prefix,
-                    options.concat()
-                )
+                format!("{} {}/{}{internal}{}", n.name, n.subnet, n.prefix, options.concat())
             })
             .collect(),
         firewall: stack
@@ -142,14 +136,7 @@ pub fn container(spec: &ContainerSpec) -> ExplainedContainer {
         networks: spec
             .networks
             .iter()
-            .map(|leg| {
-                format!(
-                    "{} {} ({})",
-                    leg.network,
-                    leg.address,
-                    leg.aliases.join(", ")
-                )
-            })
+            .map(|leg| format!("{} {} ({})", leg.network, leg.address, leg.aliases.join(", ")))
             .collect(),
         env: spec
             .env
@@ -165,18 +152,9 @@ pub fn container(spec: &ContainerSpec) -> ExplainedContainer {
         files: spec
             .files
             .iter()
-            .map(|file| {
-                (
-                    format!("{} {:04o}", file.path, file.mode),
-                    file.content.clone(),
-                )
-            })
+            .map(|file| (format!("{} {:04o}", file.path, file.mode), file.content.clone()))
             .collect(),
-        volumes: spec
-            .volumes
-            .iter()
-            .map(|v| format!("{}:{}", v.volume, v.path))
-            .collect(),
+        volumes: spec.volumes.iter().map(|v| format!("{}:{}", v.volume, v.path)).collect(),
         limits: limits(spec),
         probe: probe(&spec.probe),
         after: spec.after.clone(),
@@ -211,11 +189,9 @@ fn limits(spec: &ContainerSpec) -> String {
 
 fn probe(probe: &Probe) -> String {
     match probe {
-        Probe::Http {
-            port,
-            path,
-            deadline,
-        } => format!("GET :{port}{path} within {} s", deadline.as_secs()),
+        Probe::Http { port, path, deadline } => {
+            format!("GET :{port}{path} within {} s", deadline.as_secs())
+        }
         Probe::Tcp { port } => format!("connect :{port}"),
         Probe::Exec { command, deadline } => {
             format!("{} within {} s", command.join(" "), deadline.as_secs())

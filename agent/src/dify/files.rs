@@ -43,20 +43,14 @@ impl Files<'_> {
             Content::Sandbox => SANDBOX.to_owned(),
             Content::Certificates => self.certificates?.to_owned(),
         };
-        Some(FileMount {
-            path: file.path.clone(),
-            content,
-            mode: 0o444,
-        })
+        Some(FileMount { path: file.path.clone(), content, mode: 0o444 })
     }
 
     fn squid(&self) -> String {
         let sandbox = self.address("sandbox", Network::Sandbox);
         let port = self.port("sandbox");
         let code = self.plan.subnet(Network::Code);
-        let clients = [Network::Main, Network::Sandbox]
-            .map(|n| self.plan.subnet(n))
-            .join(" ");
+        let clients = [Network::Main, Network::Sandbox].map(|n| self.plan.subnet(n)).join(" ");
         format!(
             "# Between user code and the world; and, on port {port}, the way from api and
 # worker to the sandbox, with which they share no network.
@@ -106,20 +100,13 @@ http_access deny all
     }
 
     fn address(&self, service: &str, network: Network) -> String {
-        let index = self
-            .release
-            .services
-            .iter()
-            .position(|s| s.name == service)
-            .unwrap_or_default();
+        let index =
+            self.release.services.iter().position(|s| s.name == service).unwrap_or_default();
         self.plan.address(network, index).to_string()
     }
 
     fn port(&self, service: &str) -> u16 {
-        self.release
-            .service(service)
-            .and_then(|s| s.port)
-            .unwrap_or_default()
+        self.release.service(service).and_then(|s| s.port).unwrap_or_default()
     }
 }
 

@@ -10,8 +10,8 @@ use dify_common::secret::Secret;
 use dify_common::telemetry::LogMode;
 
 use crate::config::settings::{
-    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Logs, NodeNetwork, Paths, Postgres,
-    PostgresTls, Redis, RedisTls, SecretName, Settings,
+    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Liveness, Logs, NodeNetwork, Paths,
+    Postgres, PostgresTls, Redis, RedisTls, SecretName, Settings,
 };
 use crate::engine::spec::{ContainerSpec, EnvValue};
 use crate::release::{Library, Release};
@@ -20,10 +20,7 @@ use super::stack::{Machine, Stack};
 use super::{WireError, wire};
 
 pub(super) const RELEASES: [&str; 4] = ["1.14.2", "1.15.0", "1.16.1", "1.17.1"];
-pub(super) const MACHINE: Machine = Machine {
-    cores: 4,
-    memory: 16 << 30,
-};
+pub(super) const MACHINE: Machine = Machine { cores: 4, memory: 16 << 30 };
 
 pub(super) type Secrets = BTreeMap<SecretName, Secret>;
 
@@ -49,15 +46,8 @@ pub(super) fn plain() -> Settings {
         database: postgres("10.1.0.3", "dify"),
         vector: postgres("10.1.0.4", "vectors"),
         plugin_database: "dify_plugin".into(),
-        redis: Redis {
-            host: "10.1.0.5".into(),
-            port: 6378,
-            tls: RedisTls::Verify,
-        },
-        bucket: Bucket {
-            name: "files-of-dify".into(),
-            plugins: "plugins-of-dify".into(),
-        },
+        redis: Redis { host: "10.1.0.5".into(), port: 6378, tls: RedisTls::Verify },
+        bucket: Bucket { name: "files-of-dify".into(), plugins: "plugins-of-dify".into() },
         certificates: Some("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".into()),
         secrets: BTreeMap::new(),
         features: Features::default(),
@@ -75,17 +65,14 @@ pub(super) fn plain() -> Settings {
             concurrency: NonZeroU32::new(3).expect("not 0"),
             releases_dir: None,
         },
-        network: NodeNetwork {
-            base: Ipv4Addr::new(10, 88, 1, 0),
+        network: NodeNetwork { base: Ipv4Addr::new(10, 88, 1, 0) },
+        liveness: Liveness {
+            docker_after: Duration::from_mins(3),
+            disk_after: Duration::from_mins(5),
+            agent_after: Duration::from_mins(5),
         },
-        drain: DrainTimes {
-            notice: Duration::from_secs(15),
-            bound: Duration::from_secs(1200),
-        },
-        logs: Logs {
-            mode: LogMode::default(),
-            filter: "info".into(),
-        },
+        drain: DrainTimes { notice: Duration::from_secs(15), bound: Duration::from_secs(1200) },
+        logs: Logs { mode: LogMode::default(), filter: "info".into() },
         paths: Paths {
             state: PathBuf::from("/var/lib/dify-agent"),
             run: PathBuf::from("/run/dify-agent"),
@@ -104,10 +91,7 @@ pub(super) fn plain() -> Settings {
 /// Every feature the release has, simulated Google, a mirror, the operator's own values.
 pub(super) fn everything(release: &str) -> Settings {
     let mut settings = plain();
-    settings.features = Features {
-        collaboration: true,
-        agent: has_agent(release),
-    };
+    settings.features = Features { collaboration: true, agent: has_agent(release) };
     settings.images.mirror = Some("europe-west3-docker.pkg.dev/p/dockerhub".into());
     settings.google.storage = "http://10.88.1.1:4443".into();
     settings.google.metadata = Some("10.88.1.1:8080".into());
@@ -117,10 +101,9 @@ pub(super) fn everything(release: &str) -> Settings {
         "worker".into(),
         BTreeMap::from([("CELERY_WORKER_QUEUES".into(), "dataset,mail".into())]),
     );
-    settings.environment.insert(
-        "api".into(),
-        BTreeMap::from([("LOG_LEVEL".into(), "DEBUG".into())]),
-    );
+    settings
+        .environment
+        .insert("api".into(), BTreeMap::from([("LOG_LEVEL".into(), "DEBUG".into())]));
     settings
 }
 
@@ -130,10 +113,7 @@ pub(super) fn has_agent(release: &str) -> bool {
 
 /// One planted, recognisable, valid secret for each name.
 pub(super) fn secrets() -> Secrets {
-    SecretName::ALL
-        .into_iter()
-        .map(|name| (name, Secret::from(planted(name))))
-        .collect()
+    SecretName::ALL.into_iter().map(|name| (name, Secret::from(planted(name)))).collect()
 }
 
 pub(super) fn planted(name: SecretName) -> String {
@@ -160,10 +140,7 @@ pub(super) fn stack(settings: &Settings, name: &str) -> Stack {
 
 /// Every container of a stack, one-shots too.
 pub(super) fn all(stack: &Stack) -> impl Iterator<Item = &ContainerSpec> {
-    stack
-        .containers
-        .iter()
-        .chain([&stack.migration, &stack.job])
+    stack.containers.iter().chain([&stack.migration, &stack.job])
 }
 
 pub(super) fn service<'a>(stack: &'a Stack, name: &str) -> &'a ContainerSpec {

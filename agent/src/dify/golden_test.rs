@@ -14,20 +14,13 @@ use super::explain::explain;
 use super::fixture::{RELEASES, everything, plain, release, secrets, service, stack};
 
 fn compare(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/dify/golden")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/dify/golden").join(name);
     if Environment.get("UPDATE").is_some() {
         fs::write(&path, found).expect("writes the golden file");
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
     for (number, (found, expected)) in found.lines().zip(expected.lines()).enumerate() {
-        assert_eq!(
-            found,
-            expected,
-            "{name}:{}; UPDATE=1 regenerates",
-            number + 1
-        );
+        assert_eq!(found, expected, "{name}:{}; UPDATE=1 regenerates", number + 1);
     }
     assert_eq!(
         found.lines().count(),
@@ -50,10 +43,7 @@ fn golden_defaults() {
 #[test]
 fn golden_everything_on() {
     for release in RELEASES {
-        compare(
-            &format!("{release}.everything.txt"),
-            &text(&everything(release), release),
-        );
+        compare(&format!("{release}.everything.txt"), &text(&everything(release), release));
     }
 }
 
@@ -64,11 +54,8 @@ fn every_key_in_every_manifest_is_wired_and_every_wired_key_is_known() {
     for name in RELEASES {
         let (manifest, stack) = (release(name), stack(&everything(name), name));
         for wanted in &manifest.services {
-            let wired: BTreeSet<&str> = service(&stack, &wanted.name)
-                .env
-                .keys()
-                .map(String::as_str)
-                .collect();
+            let wired: BTreeSet<&str> =
+                service(&stack, &wanted.name).env.keys().map(String::as_str).collect();
             let known = manifest.keys(wanted, |_| true);
             for (key, value) in &known {
                 let may_be_away = **value == Value::Settable;
@@ -79,11 +66,7 @@ fn every_key_in_every_manifest_is_wired_and_every_wired_key_is_known() {
                 );
             }
             for key in wired {
-                assert!(
-                    known.contains_key(key),
-                    "{name}: {}.{key} is unknown",
-                    wanted.name
-                );
+                assert!(known.contains_key(key), "{name}: {}.{key} is unknown", wanted.name);
             }
         }
     }

@@ -59,14 +59,7 @@ fn cut(network: Network) -> Cut {
         Network::Agent => ("agent", 'a', 128, 27, true, true),
         Network::AgentProxy => ("agent-proxy", 'p', 160, 27, true, true),
     };
-    Cut {
-        word,
-        letter,
-        offset,
-        prefix,
-        internal,
-        untrusted,
-    }
+    Cut { word, letter, offset, prefix, internal, untrusted }
 }
 
 impl Plan<'_> {
@@ -101,9 +94,7 @@ impl Plan<'_> {
 
     pub(super) fn rule(&self, network: Network) -> Option<FirewallRule> {
         let cut = cut(network);
-        cut.untrusted.then(|| FirewallRule::CloseHost {
-            bridge: self.bridge(&cut),
-        })
+        cut.untrusted.then(|| FirewallRule::CloseHost { bridge: self.bridge(&cut) })
     }
 
     /// At most 15 characters (Linux's IFNAMSIZ), unique where the /24 is.
@@ -122,23 +113,13 @@ impl Plan<'_> {
 mod tests {
     use super::*;
 
-    const ALL: [Network; 5] = [
-        Network::Main,
-        Network::Code,
-        Network::Sandbox,
-        Network::Agent,
-        Network::AgentProxy,
-    ];
+    const ALL: [Network; 5] =
+        [Network::Main, Network::Code, Network::Sandbox, Network::Agent, Network::AgentProxy];
 
     #[test]
     fn networks_do_not_overlap_and_hold_every_address() {
         let node: NodeId = "vm-1".parse().expect("an id");
-        let plan = Plan {
-            node: &node,
-            range: NodeNetwork {
-                base: Ipv4Addr::new(10, 88, 1, 0),
-            },
-        };
+        let plan = Plan { node: &node, range: NodeNetwork { base: Ipv4Addr::new(10, 88, 1, 0) } };
         let mut end = 0_u32;
         for network in ALL {
             let spec = plan.spec(network);

@@ -54,10 +54,7 @@ impl Sizes {
             value.map_or(derived, std::num::NonZeroU32::get)
         };
         Self {
-            api_workers: set(
-                capacity.api_workers,
-                (machine.cores / 2).min(fit).clamp(1, 16),
-            ),
+            api_workers: set(capacity.api_workers, (machine.cores / 2).min(fit).clamp(1, 16)),
             api_connections: set(capacity.api_connections, API_CONNECTIONS),
             celery_concurrency: set(
                 capacity.celery_concurrency,
@@ -99,12 +96,7 @@ pub(super) fn budget<'a>(
     vector.add("agent", 1, 1);
     let (database, database_arithmetic) = database.total(max_vms, MIGRATION_CONNECTIONS);
     let (vector, vector_arithmetic) = vector.total(max_vms, 0);
-    Budget {
-        database,
-        database_arithmetic,
-        vector,
-        vector_arithmetic,
-    }
+    Budget { database, database_arithmetic, vector, vector_arithmetic }
 }
 
 fn number(env: &BTreeMap<String, EnvValue>, key: &str) -> Option<u32> {
@@ -128,11 +120,7 @@ impl Sum {
 
     fn total(self, vms: u32, once: u32) -> (u32, String) {
         let total = self.per_vm.saturating_mul(vms).saturating_add(once);
-        let once = if once == 0 {
-            String::new()
-        } else {
-            format!(" + migration {once}")
-        };
+        let once = if once == 0 { String::new() } else { format!(" + migration {once}") };
         let words = self.words.join(" + ");
         (total, format!("({words}) x {vms} VMs{once} = {total}"))
     }
@@ -156,10 +144,7 @@ mod tests {
     }
 
     fn machine(cores: u32, gib: u64) -> Machine {
-        Machine {
-            cores,
-            memory: gib << 30,
-        }
+        Machine { cores, memory: gib << 30 }
     }
 
     #[test]
@@ -184,11 +169,7 @@ mod tests {
     #[test]
     fn the_operator_wins() {
         let sizes = Sizes::choose(
-            &Capacity {
-                api_workers: NonZeroU32::new(3),
-                pool_overflow: Some(0),
-                ..capacity()
-            },
+            &Capacity { api_workers: NonZeroU32::new(3), pool_overflow: Some(0), ..capacity() },
             machine(2, 4),
         );
         assert_eq!((sizes.api_workers, sizes.pool_overflow), (3, 0));
@@ -198,10 +179,7 @@ mod tests {
     #[test]
     fn the_arithmetic_is_written_out() {
         let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, EnvValue> {
-            pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), EnvValue::Plain((*v).to_owned())))
-                .collect()
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), EnvValue::Plain((*v).to_owned()))).collect()
         };
         let api = env(&[
             ("SERVER_WORKER_AMOUNT", "2"),
@@ -216,9 +194,6 @@ mod tests {
             "(api 2 x 20 + plugin_daemon 1 x 20 + agent 1 x 3) x 4 VMs + migration 40 = 292"
         );
         assert_eq!(budget.database, 292);
-        assert_eq!(
-            budget.vector_arithmetic,
-            "(api 2 x 10 + agent 1 x 1) x 4 VMs = 84"
-        );
+        assert_eq!(budget.vector_arithmetic, "(api 2 x 10 + agent 1 x 1) x 4 VMs = 84");
     }
 }

@@ -30,10 +30,7 @@ fn event_bus_url_is_explicit_with_tls_options_and_streams() {
         let stack = stack(&everything(release), release);
         for service in PYTHON {
             let url = value(&stack, service, "EVENT_BUS_REDIS_URL").expect("is set");
-            assert!(
-                url.starts_with("rediss://:") && url.contains("@10.1.0.5:6378/0?"),
-                "{url}"
-            );
+            assert!(url.starts_with("rediss://:") && url.contains("@10.1.0.5:6378/0?"), "{url}");
             assert!(
                 url.ends_with(
                     "?ssl_cert_reqs=required&ssl_ca_certs=/etc/dify/ca.pem&ssl_check_hostname=true"
@@ -47,10 +44,7 @@ fn event_bus_url_is_explicit_with_tls_options_and_streams() {
     let mut unchecked = plain();
     unchecked.redis.tls = RedisTls::NoVerify;
     let url = value(&stack(&unchecked, "1.14.2"), "api", "EVENT_BUS_REDIS_URL").expect("is set");
-    assert!(
-        url.ends_with("?ssl_cert_reqs=none&ssl_check_hostname=false"),
-        "{url}"
-    );
+    assert!(url.ends_with("?ssl_cert_reqs=none&ssl_check_hostname=false"), "{url}");
     unchecked.redis.tls = RedisTls::Disable;
     let url = value(&stack(&unchecked, "1.14.2"), "api", "EVENT_BUS_REDIS_URL").expect("is set");
     assert!(url.starts_with("redis://") && url.ends_with("/0"), "{url}");
@@ -63,18 +57,9 @@ fn redis_auth_is_quoted_in_urls_and_raw_elsewhere() {
     secrets.insert(SecretName::RedisPassword, Secret::from(auth));
     let stack = wired(&plain(), &secrets, "1.14.2").expect("wires");
     let quoted = "rediss://:a%20b%2Fc%40d%3Ae%23f%3Fg%25h%2Bi@10.1.0.5:6378/1";
-    assert_eq!(
-        value(&stack, "worker", "CELERY_BROKER_URL").as_deref(),
-        Some(quoted)
-    );
-    assert_eq!(
-        value(&stack, "worker", "REDIS_PASSWORD").as_deref(),
-        Some(auth)
-    );
-    assert_eq!(
-        value(&stack, "plugin_daemon", "REDIS_PASSWORD").as_deref(),
-        Some(auth)
-    );
+    assert_eq!(value(&stack, "worker", "CELERY_BROKER_URL").as_deref(), Some(quoted));
+    assert_eq!(value(&stack, "worker", "REDIS_PASSWORD").as_deref(), Some(auth));
+    assert_eq!(value(&stack, "plugin_daemon", "REDIS_PASSWORD").as_deref(), Some(auth));
 }
 
 #[test]
@@ -95,49 +80,27 @@ fn daemon_sslmode_is_one_it_accepts() {
         let mut settings = plain();
         settings.database.tls = tls;
         let stack = stack(&settings, "1.14.2");
-        assert_eq!(
-            value(&stack, "plugin_daemon", "DB_SSL_MODE").as_deref(),
-            Some(mode)
-        );
-        assert_eq!(
-            value(&stack, "plugin_daemon", "PGSSLROOTCERT").as_deref(),
-            root
-        );
+        assert_eq!(value(&stack, "plugin_daemon", "DB_SSL_MODE").as_deref(), Some(mode));
+        assert_eq!(value(&stack, "plugin_daemon", "PGSSLROOTCERT").as_deref(), root);
     }
 }
 
 #[test]
 fn password_characters_the_daemon_dsn_cannot_carry_are_refused_with_the_reason() {
-    for bad in [
-        "has space 1234",
-        "has'quote12",
-        "has\"quote12",
-        "back\\slash12",
-    ] {
+    for bad in ["has space 1234", "has'quote12", "has\"quote12", "back\\slash12"] {
         let said = problems_with(SecretName::DatabasePassword, bad);
         assert!(
             said.contains("secrets.database_password: contains a space, quote or backslash"),
             "{said}"
         );
-        assert!(
-            said.contains("connection string") && !said.contains(bad),
-            "{said}"
-        );
+        assert!(said.contains("connection string") && !said.contains(bad), "{said}");
     }
     // The vector database is not the daemon's.
-    assert_eq!(
-        problems_with(SecretName::VectorPassword, "has space'and quote"),
-        ""
-    );
+    assert_eq!(problems_with(SecretName::VectorPassword, "has space'and quote"), "");
     let mut settings = plain();
     settings.plugin_database = "dify plugin".into();
     let error = wired(&settings, &secrets(), "1.14.2").expect_err("is refused");
-    assert!(
-        error
-            .to_string()
-            .contains("plugin_database: contains a space"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("plugin_database: contains a space"), "{error}");
 }
 
 #[test]
@@ -146,22 +109,10 @@ fn pgvector_tls_comes_from_libpqs_environment_and_may_differ_from_the_main_datab
     settings.database.tls = PostgresTls::Require;
     let stack = stack(&settings, "1.14.2");
     for service in ["api", "worker"] {
-        assert_eq!(
-            value(&stack, service, "PGSSLMODE").as_deref(),
-            Some("verify-ca")
-        );
-        assert_eq!(
-            value(&stack, service, "PGSSLROOTCERT").as_deref(),
-            Some(CERTIFICATES)
-        );
-        assert_eq!(
-            value(&stack, service, "PGVECTOR_PORT").as_deref(),
-            Some("5432")
-        );
-        assert_eq!(
-            value(&stack, service, "DB_EXTRAS").as_deref(),
-            Some("sslmode=require")
-        );
+        assert_eq!(value(&stack, service, "PGSSLMODE").as_deref(), Some("verify-ca"));
+        assert_eq!(value(&stack, service, "PGSSLROOTCERT").as_deref(), Some(CERTIFICATES));
+        assert_eq!(value(&stack, service, "PGVECTOR_PORT").as_deref(), Some("5432"));
+        assert_eq!(value(&stack, service, "DB_EXTRAS").as_deref(), Some("sslmode=require"));
     }
 }
 
@@ -169,14 +120,9 @@ fn pgvector_tls_comes_from_libpqs_environment_and_may_differ_from_the_main_datab
 fn verification_without_a_ca_is_refused() {
     let mut settings = plain();
     settings.certificates = None;
-    let error = wired(&settings, &secrets(), "1.14.2")
-        .expect_err("is refused")
-        .to_string();
+    let error = wired(&settings, &secrets(), "1.14.2").expect_err("is refused").to_string();
     for path in ["database.tls", "vector.tls", "redis.tls"] {
-        assert!(
-            error.contains(&format!("{path}: wants the server's certificate")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("{path}: wants the server's certificate")), "{error}");
     }
 }
 
@@ -185,10 +131,8 @@ fn the_ca_bundle_is_where_the_environment_says() {
     for release in RELEASES {
         let stack = stack(&everything(release), release);
         for container in all(&stack) {
-            let says = container
-                .env
-                .values()
-                .any(|v| super::fixture::reveal(v).contains(CERTIFICATES));
+            let says =
+                container.env.values().any(|v| super::fixture::reveal(v).contains(CERTIFICATES));
             let has = container.files.iter().any(|f| f.path == CERTIFICATES);
             assert_eq!(says, has, "{release}: {}", container.service);
         }
@@ -206,11 +150,7 @@ fn plugin_storage_is_the_bucket_under_a_prefix_of_its_own() {
             ("PLUGIN_REMOTE_INSTALLING_ENABLED", "false"),
             ("FORCE_VERIFYING_SIGNATURE", "true"),
         ] {
-            assert_eq!(
-                value(&stack, "plugin_daemon", key).as_deref(),
-                Some(expected),
-                "{key}"
-            );
+            assert_eq!(value(&stack, "plugin_daemon", key).as_deref(), Some(expected), "{key}");
         }
     }
 }
@@ -228,29 +168,16 @@ fn bucket_access_is_keyless() {
                 assert!(!container.env.contains_key(key), "{}", container.service);
             }
         }
-        assert_eq!(
-            value(&stack, "api", "STORAGE_TYPE").as_deref(),
-            Some("google-storage")
-        );
+        assert_eq!(value(&stack, "api", "STORAGE_TYPE").as_deref(), Some("google-storage"));
     }
 }
 
 #[test]
 fn simulated_google_reaches_those_that_need_it_and_real_google_needs_nothing() {
-    let (simulated, real) = (
-        stack(&everything("1.14.2"), "1.14.2"),
-        stack(&plain(), "1.14.2"),
-    );
-    for service in PYTHON
-        .into_iter()
-        .chain(["plugin_daemon", "migration", "job"])
-    {
+    let (simulated, real) = (stack(&everything("1.14.2"), "1.14.2"), stack(&plain(), "1.14.2"));
+    for service in PYTHON.into_iter().chain(["plugin_daemon", "migration", "job"]) {
         let emulator = value(&simulated, service, "STORAGE_EMULATOR_HOST");
-        assert_eq!(
-            emulator.as_deref(),
-            Some("http://10.88.1.1:4443"),
-            "{service}"
-        );
+        assert_eq!(emulator.as_deref(), Some("http://10.88.1.1:4443"), "{service}");
         let metadata = value(&simulated, service, "GCE_METADATA_HOST");
         assert_eq!(metadata.as_deref(), Some("10.88.1.1:8080"), "{service}");
     }
@@ -277,17 +204,10 @@ fn every_url_users_see_is_https_on_the_public_host() {
                 "FILES_URL",
             ] {
                 let url = value(&stack, service, key);
-                assert_eq!(
-                    url.as_deref(),
-                    Some("https://dify.example.com"),
-                    "{service}.{key}"
-                );
+                assert_eq!(url.as_deref(), Some("https://dify.example.com"), "{service}.{key}");
             }
             let template = value(&stack, service, "ENDPOINT_URL_TEMPLATE");
-            assert_eq!(
-                template.as_deref(),
-                Some("https://dify.example.com/e/{hook_id}")
-            );
+            assert_eq!(template.as_deref(), Some("https://dify.example.com/e/{hook_id}"));
             let inner = value(&stack, service, "INTERNAL_FILES_URL");
             assert_eq!(inner.as_deref(), Some("http://api:5001"));
         }
@@ -304,32 +224,17 @@ fn every_url_users_see_is_https_on_the_public_host() {
 #[test]
 fn published_default_secrets_are_refused() {
     for (name, text) in [
-        (
-            SecretName::SecretKey,
-            "sk-9f73s3ljTXVcMT3Blb3ljTqtsKiGHXVcMT3BlbkFJLK7U",
-        ),
+        (SecretName::SecretKey, "sk-9f73s3ljTXVcMT3Blb3ljTqtsKiGHXVcMT3BlbkFJLK7U"),
         (SecretName::DatabasePassword, "difyai123456"),
         (SecretName::VectorPassword, "difyai123456"),
         (SecretName::RedisPassword, "difyai123456"),
-        (
-            SecretName::PluginDaemonKey,
-            "lYkiYYT6owG+71oLerGzA7GXCgOT++6ovaezWAjpCjf+Sjc3ZtU+qUEi",
-        ),
+        (SecretName::PluginDaemonKey, "lYkiYYT6owG+71oLerGzA7GXCgOT++6ovaezWAjpCjf+Sjc3ZtU+qUEi"),
         (SecretName::PluginDaemonKey, "plugin-api-key"),
-        (
-            SecretName::InnerApiKey,
-            "QaHbTe77CtuXmsfyhR7+vRjI/+XbV1AaFy691iy+kGDv2Jvy0/eAh8Y1",
-        ),
+        (SecretName::InnerApiKey, "QaHbTe77CtuXmsfyhR7+vRjI/+XbV1AaFy691iy+kGDv2Jvy0/eAh8Y1"),
         (SecretName::InnerApiKey, "inner-api-key"),
         (SecretName::CodeExecutionKey, "dify-sandbox"),
-        (
-            SecretName::AgentServerKey,
-            "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
-        ),
-        (
-            SecretName::AgentApiToken,
-            "dify-agent-run-token-for-dev-only",
-        ),
+        (SecretName::AgentServerKey, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"),
+        (SecretName::AgentApiToken, "dify-agent-run-token-for-dev-only"),
     ] {
         let said = problems_with(name, text);
         let expected = format!("secrets.{}: is a default published", name.as_str());
@@ -355,20 +260,8 @@ fn init_password_guards_setup_or_setup_is_refused() {
     secrets.remove(&SecretName::InitPassword);
     for release in RELEASES {
         let open = wired(&plain(), &secrets, release).expect("wires");
-        let prefixes: Vec<&str> = open
-            .setup_refusals
-            .iter()
-            .map(|r| r.prefix.as_str())
-            .collect();
-        assert_eq!(
-            prefixes,
-            [
-                "/console/api/setup",
-                "/console/api/init",
-                "/install",
-                "/init"
-            ]
-        );
+        let prefixes: Vec<&str> = open.setup_refusals.iter().map(|r| r.prefix.as_str()).collect();
+        assert_eq!(prefixes, ["/console/api/setup", "/console/api/init", "/install", "/init"]);
         assert!(open.setup_refusals.iter().all(|r| r.status == 403));
         assert!(open.findings.iter().any(|f| f.code == "setup-unguarded"));
         assert_eq!(value(&open, "api", "INIT_PASSWORD"), None);
@@ -378,21 +271,9 @@ fn init_password_guards_setup_or_setup_is_refused() {
 #[test]
 fn secrets_have_the_length_and_shape_their_readers_want() {
     for (name, text, part) in [
-        (
-            SecretName::SecretKey,
-            "x".repeat(41),
-            "has 41 characters, expected at least 42",
-        ),
-        (
-            SecretName::PluginDaemonKey,
-            "x".repeat(15),
-            "has 15 characters",
-        ),
-        (
-            SecretName::AgentServerKey,
-            "A".repeat(42),
-            "is not 32 bytes as base64url",
-        ),
+        (SecretName::SecretKey, "x".repeat(41), "has 41 characters, expected at least 42"),
+        (SecretName::PluginDaemonKey, "x".repeat(15), "has 15 characters"),
+        (SecretName::AgentServerKey, "A".repeat(42), "is not 32 bytes as base64url"),
         (
             SecretName::AgentServerKey,
             format!("{}=", "A".repeat(43)),
@@ -411,15 +292,9 @@ fn secrets_have_the_length_and_shape_their_readers_want() {
         (SecretName::VectorPassword, String::new(), "is empty"),
     ] {
         let said = problems_with(name, &text);
-        assert!(
-            said.contains(&format!("secrets.{}: {part}", name.as_str())),
-            "{said}"
-        );
+        assert!(said.contains(&format!("secrets.{}: {part}", name.as_str())), "{said}");
     }
-    assert_eq!(
-        problems_with(SecretName::AgentServerKey, &"A".repeat(43)),
-        ""
-    );
+    assert_eq!(problems_with(SecretName::AgentServerKey, &"A".repeat(43)), "");
 }
 
 #[test]
@@ -433,12 +308,7 @@ fn missing_secrets_are_named_all_at_once() {
         "inner_api_key",
         "code_execution_key",
     ] {
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("secrets.{name}: is missing")),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("secrets.{name}: is missing")), "{error}");
     }
     assert_eq!(error.exit(), Exit::Secret);
     assert_eq!(error.problems.iter().count(), 6);
@@ -449,14 +319,8 @@ fn shared_keys_are_equal_on_both_sides() {
     for release in RELEASES {
         let stack = stack(&everything(release), release);
         let mut pairs = vec![
-            (
-                ("api", "PLUGIN_DAEMON_KEY"),
-                ("plugin_daemon", "SERVER_KEY"),
-            ),
-            (
-                ("worker", "INNER_API_KEY_FOR_PLUGIN"),
-                ("plugin_daemon", "DIFY_INNER_API_KEY"),
-            ),
+            (("api", "PLUGIN_DAEMON_KEY"), ("plugin_daemon", "SERVER_KEY")),
+            (("worker", "INNER_API_KEY_FOR_PLUGIN"), ("plugin_daemon", "DIFY_INNER_API_KEY")),
             (("worker", "CODE_EXECUTION_API_KEY"), ("sandbox", "API_KEY")),
             (("api", "SECRET_KEY"), ("worker_beat", "SECRET_KEY")),
         ];
@@ -474,10 +338,7 @@ fn shared_keys_are_equal_on_both_sides() {
             } else {
                 "DIFY_AGENT_LOCAL_SANDBOX_AUTH_TOKEN"
             };
-            pairs.push((
-                ("local_sandbox", "SHELLCTL_AUTH_TOKEN"),
-                ("agent_backend", token),
-            ));
+            pairs.push((("local_sandbox", "SHELLCTL_AUTH_TOKEN"), ("agent_backend", token)));
         }
         for ((a, key_a), (b, key_b)) in pairs {
             let one = value(&stack, a, key_a);
@@ -490,20 +351,12 @@ fn shared_keys_are_equal_on_both_sides() {
 #[test]
 fn worker_connections_are_never_ten() {
     let ours = stack(&plain(), "1.14.2");
-    assert_eq!(
-        value(&ours, "api", "SERVER_WORKER_CONNECTIONS").as_deref(),
-        Some("200")
-    );
+    assert_eq!(value(&ours, "api", "SERVER_WORKER_CONNECTIONS").as_deref(), Some("200"));
     assert_eq!(ours.upstreams["api"].max_in_flight, 400);
     let mut settings = plain();
     settings.capacity.api_connections = NonZeroU32::new(10);
     let error = wired(&settings, &secrets(), "1.14.2").expect_err("is refused");
-    assert!(
-        error
-            .to_string()
-            .contains("capacity.api_connections: is 10"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("capacity.api_connections: is 10"), "{error}");
     assert_eq!(error.exit(), Exit::Configuration);
 }
 
@@ -511,14 +364,8 @@ fn worker_connections_are_never_ten() {
 fn migration_enabled_is_true_for_the_migration_alone() {
     for release in RELEASES {
         let stack = stack(&everything(release), release);
-        assert_eq!(
-            value(&stack, "migration", "MIGRATION_ENABLED").as_deref(),
-            Some("true")
-        );
-        assert_eq!(
-            value(&stack, "migration", "MODE").as_deref(),
-            Some("migration")
-        );
+        assert_eq!(value(&stack, "migration", "MIGRATION_ENABLED").as_deref(), Some("true"));
+        assert_eq!(value(&stack, "migration", "MODE").as_deref(), Some("migration"));
         for service in PYTHON.into_iter().chain(["job"]) {
             let enabled = value(&stack, service, "MIGRATION_ENABLED");
             assert_eq!(enabled.as_deref(), Some("false"), "{service}");
@@ -532,11 +379,7 @@ fn logs_stay_on_stdout_and_queues_are_left_to_the_image() {
     for release in RELEASES {
         let stack = stack(&plain(), release);
         for service in ["api", "worker", "worker_beat"] {
-            assert_eq!(
-                value(&stack, service, "LOG_FILE").as_deref(),
-                Some(""),
-                "{service}"
-            );
+            assert_eq!(value(&stack, service, "LOG_FILE").as_deref(), Some(""), "{service}");
         }
         assert_eq!(value(&stack, "worker", "CELERY_QUEUES"), None);
         assert_eq!(value(&stack, "worker", "CELERY_WORKER_QUEUES"), None);
@@ -548,41 +391,21 @@ fn what_moved_between_releases_is_where_each_release_reads_it() {
     let at = |release: &str, service: &str, key: &str| {
         value(&stack(&everything(release), release), service, key)
     };
-    assert_eq!(
-        at("1.16.1", "api", "EDITION").as_deref(),
-        Some("SELF_HOSTED")
-    );
+    assert_eq!(at("1.16.1", "api", "EDITION").as_deref(), Some("SELF_HOSTED"));
     assert_eq!(at("1.17.1", "api", "EDITION"), None);
-    assert_eq!(
-        at("1.17.1", "api", "DEPLOYMENT_EDITION").as_deref(),
-        Some("COMMUNITY")
-    );
-    assert_eq!(
-        at("1.14.2", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT"),
-        None
-    );
-    assert_eq!(
-        at("1.15.0", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT").as_deref(),
-        Some("false")
-    );
+    assert_eq!(at("1.17.1", "api", "DEPLOYMENT_EDITION").as_deref(), Some("COMMUNITY"));
+    assert_eq!(at("1.14.2", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT"), None);
+    assert_eq!(at("1.15.0", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT").as_deref(), Some("false"));
     assert_eq!(
         at("1.16.1", "agent_backend", "DIFY_AGENT_SHELLCTL_ENTRYPOINT").as_deref(),
         Some("http://local_sandbox:5004")
     );
     assert_eq!(
-        at(
-            "1.17.1",
-            "agent_backend",
-            "DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT"
-        )
-        .as_deref(),
+        at("1.17.1", "agent_backend", "DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT").as_deref(),
         Some("http://local_sandbox:5004")
     );
     let openapi = |release: &str| {
-        stack(&plain(), release)
-            .routes
-            .iter()
-            .any(|route| route.prefix == "/openapi")
+        stack(&plain(), release).routes.iter().any(|route| route.prefix == "/openapi")
     };
     assert!(!openapi("1.14.2") && openapi("1.15.0"));
 }
@@ -593,10 +416,7 @@ fn the_api_never_goes_out_unfiltered() {
         let stack = stack(&plain(), release);
         for service in ["api", "worker"] {
             for key in ["SSRF_PROXY_HTTP_URL", "SSRF_PROXY_HTTPS_URL"] {
-                assert_eq!(
-                    value(&stack, service, key).as_deref(),
-                    Some("http://ssrf_proxy:3128")
-                );
+                assert_eq!(value(&stack, service, key).as_deref(), Some("http://ssrf_proxy:3128"));
             }
         }
         assert_eq!(
@@ -617,20 +437,12 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
                 .collect()
         };
         assert_eq!(on("dify-dify-x7f2-sandbox"), ["ssrf_proxy", "sandbox"]);
-        assert_eq!(
-            on("dify-dify-x7f2-code"),
-            ["api", "ssrf_proxy", "worker", "migration", "job"]
-        );
+        assert_eq!(on("dify-dify-x7f2-code"), ["api", "ssrf_proxy", "worker", "migration", "job"]);
         let sandbox = service(&stack, "sandbox");
         assert_eq!(sandbox.networks.len(), 1);
         assert!(sandbox.cap_drop.contains(&"NET_RAW".to_owned()) && sandbox.no_new_privileges);
         for network in &stack.networks {
-            assert_eq!(
-                network.internal,
-                !network.name.ends_with("-main"),
-                "{}",
-                network.name
-            );
+            assert_eq!(network.internal, !network.name.ends_with("-main"), "{}", network.name);
         }
         // api and worker say `sandbox` and reach the proxy's relay.
         assert_eq!(
@@ -679,10 +491,7 @@ fn the_proxy_denies_private_and_metadata_addresses_before_it_allows_anything() {
             ] {
                 assert!(conf.contains(range), "{range}");
             }
-            let open = conf
-                .lines()
-                .position(|l| l == "http_access allow clients")
-                .expect("opens");
+            let open = conf.lines().position(|l| l == "http_access allow clients").expect("opens");
             assert!(place("http_access deny to_private") < open);
             assert!(place("http_access deny CONNECT !tunnel_ports") < open);
             assert!(place("acl tunnel_ports port 443") < open);
@@ -700,10 +509,7 @@ fn socket_io_has_an_upstream_only_with_collaboration() {
         let stack = stack(&settings, "1.14.2");
         assert_eq!(stack.upstreams.contains_key("api_websocket"), on);
         assert_eq!(stack.routes.iter().any(|r| r.prefix == "/socket.io/"), on);
-        assert_eq!(
-            stack.refusals.iter().any(|r| r.prefix == "/socket.io/"),
-            !on
-        );
+        assert_eq!(stack.refusals.iter().any(|r| r.prefix == "/socket.io/"), !on);
         for route in &stack.routes {
             assert!(stack.upstreams.contains_key(&route.upstream), "{route:?}");
         }
@@ -714,17 +520,9 @@ fn socket_io_has_an_upstream_only_with_collaboration() {
 fn inner_api_is_refused_and_only_hooks_reach_the_daemon() {
     for release in RELEASES {
         let stack = stack(&everything(release), release);
-        assert!(
-            stack
-                .refusals
-                .iter()
-                .any(|r| r.prefix == "/inner/api" && r.status == 404)
-        );
-        let daemon: Vec<_> = stack
-            .routes
-            .iter()
-            .filter(|r| r.upstream == "plugin_daemon")
-            .collect();
+        assert!(stack.refusals.iter().any(|r| r.prefix == "/inner/api" && r.status == 404));
+        let daemon: Vec<_> =
+            stack.routes.iter().filter(|r| r.upstream == "plugin_daemon").collect();
         assert!(daemon.len() == 1 && daemon[0].prefix == "/e/" && daemon[0].hook_url);
     }
 }
@@ -741,11 +539,9 @@ fn idle_connections_take_no_slot_of_the_api() {
 #[test]
 fn the_api_is_asked_by_http_and_the_worker_by_its_own_name() {
     let stack = stack(&everything("1.14.2"), "1.14.2");
-    for (service, path) in [
-        ("api", "/health"),
-        ("plugin_daemon", "/health/check"),
-        ("sandbox", "/health"),
-    ] {
+    for (service, path) in
+        [("api", "/health"), ("plugin_daemon", "/health/check"), ("sandbox", "/health")]
+    {
         assert!(
             matches!(&self::service(&stack, service).probe, Probe::Http { path: p, .. } if p == path),
             "{service}"
@@ -766,10 +562,7 @@ fn host_names_are_labels_however_long_the_node_is_called() {
     settings.node = format!("a{}-x7f2", "b".repeat(57)).parse().expect("an id");
     let stack = stack(&settings, "1.14.2");
     let hostname = service(&stack, "worker").hostname.clone().expect("is set");
-    assert!(
-        hostname.len() <= 63 && hostname.ends_with("-x7f2"),
-        "{hostname}"
-    );
+    assert!(hostname.len() <= 63 && hostname.ends_with("-x7f2"), "{hostname}");
 }
 
 #[test]
@@ -781,18 +574,10 @@ fn what_serves_starts_first_and_the_daemon_stops_last() {
         let mut started: Vec<&str> = Vec::new();
         for container in &stack.containers {
             for need in &container.after {
-                assert!(
-                    started.contains(&need.as_str()),
-                    "{} needs {need}",
-                    container.service
-                );
+                assert!(started.contains(&need.as_str()), "{} needs {need}", container.service);
             }
             if !matches!(container.service.as_str(), "api" | "web") {
-                assert!(
-                    !container.after.is_empty(),
-                    "{} takes the api's cores",
-                    container.service
-                );
+                assert!(!container.after.is_empty(), "{} takes the api's cores", container.service);
             }
             started.push(&container.service);
         }
@@ -829,12 +614,7 @@ fn each_container_receives_only_its_own_secrets() {
         InnerApiKey, PluginDaemonKey, RedisPassword, SecretKey, ShellctlToken, VectorPassword,
     };
     let base = [SecretKey, DatabasePassword, RedisPassword];
-    let client = [
-        VectorPassword,
-        PluginDaemonKey,
-        InnerApiKey,
-        CodeExecutionKey,
-    ];
+    let client = [VectorPassword, PluginDaemonKey, InnerApiKey, CodeExecutionKey];
     for release in RELEASES {
         let stack = stack(&everything(release), release);
         for container in all(&stack) {
@@ -843,12 +623,9 @@ fn each_container_receives_only_its_own_secrets() {
                 "worker" | "job" => [&base[..], &client].concat(),
                 "api_websocket" | "worker_beat" => base.to_vec(),
                 "migration" => [&base[..], &[VectorPassword]].concat(),
-                "plugin_daemon" => vec![
-                    DatabasePassword,
-                    RedisPassword,
-                    PluginDaemonKey,
-                    InnerApiKey,
-                ],
+                "plugin_daemon" => {
+                    vec![DatabasePassword, RedisPassword, PluginDaemonKey, InnerApiKey]
+                }
                 "sandbox" => vec![CodeExecutionKey],
                 "agent_backend" => vec![
                     RedisPassword,
@@ -902,46 +679,18 @@ fn no_secret_is_shown() {
 fn the_operator_sets_what_the_manifest_leaves_open_and_nothing_else() {
     let with = |service: &str, key: &str| {
         let mut settings = plain();
-        settings
-            .environment
-            .insert(service.into(), BTreeMap::from([(key.into(), "x1".into())]));
+        settings.environment.insert(service.into(), BTreeMap::from([(key.into(), "x1".into())]));
         wired(&settings, &secrets(), "1.14.2")
     };
     let stack = with("api", "UPLOAD_FILE_SIZE_LIMIT").expect("is open");
-    assert_eq!(
-        value(&stack, "api", "UPLOAD_FILE_SIZE_LIMIT").as_deref(),
-        Some("x1")
-    );
-    assert_eq!(
-        value(&stack, "worker", "UPLOAD_FILE_SIZE_LIMIT").as_deref(),
-        Some("15")
-    );
+    assert_eq!(value(&stack, "api", "UPLOAD_FILE_SIZE_LIMIT").as_deref(), Some("x1"));
+    assert_eq!(value(&stack, "worker", "UPLOAD_FILE_SIZE_LIMIT").as_deref(), Some("15"));
     for (service, key, part) in [
-        (
-            "api",
-            "SECRET_KEY",
-            "environment.api.SECRET_KEY: carries a secret",
-        ),
-        (
-            "api",
-            "CONSOLE_API_URL",
-            "environment.api.CONSOLE_API_URL: is derived",
-        ),
-        (
-            "api",
-            "MIGRATION_ENABLED",
-            "environment.api.MIGRATION_ENABLED: is fixed",
-        ),
-        (
-            "api",
-            "UPLOAD_FILE_SIZE",
-            "environment.api.UPLOAD_FILE_SIZE: is not in the manifest",
-        ),
-        (
-            "nginx",
-            "X",
-            "environment.nginx: is no service of release 1.14.2",
-        ),
+        ("api", "SECRET_KEY", "environment.api.SECRET_KEY: carries a secret"),
+        ("api", "CONSOLE_API_URL", "environment.api.CONSOLE_API_URL: is derived"),
+        ("api", "MIGRATION_ENABLED", "environment.api.MIGRATION_ENABLED: is fixed"),
+        ("api", "UPLOAD_FILE_SIZE", "environment.api.UPLOAD_FILE_SIZE: is not in the manifest"),
+        ("nginx", "X", "environment.nginx: is no service of release 1.14.2"),
     ] {
         let error = with(service, key).expect_err("is refused").to_string();
         assert!(error.contains(part), "{error}");
@@ -953,10 +702,7 @@ fn an_unlocked_release_is_refused_unless_told_otherwise() {
     let mut settings = plain();
     settings.images.allow_unlocked = false;
     let error = wired(&settings, &secrets(), "1.14.2").expect_err("is refused");
-    assert!(
-        error.to_string().contains("run `dify-agent releases lock`"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("run `dify-agent releases lock`"), "{error}");
     assert_eq!(error.exit(), Exit::Manifest);
     settings.images.allow_unlocked = true;
     let open = stack(&settings, "1.14.2");
@@ -967,9 +713,7 @@ fn an_unlocked_release_is_refused_unless_told_otherwise() {
 fn agent_services_are_refused_where_the_release_has_none() {
     let mut settings = plain();
     settings.features.agent = true;
-    let error = wired(&settings, &secrets(), "1.15.0")
-        .expect_err("is refused")
-        .to_string();
+    let error = wired(&settings, &secrets(), "1.15.0").expect_err("is refused").to_string();
     assert!(
         error.contains("features.agent: is on, but release 1.15.0 has no agent services"),
         "{error}"
@@ -977,8 +721,5 @@ fn agent_services_are_refused_where_the_release_has_none() {
     let off = stack(&plain(), "1.17.1");
     assert!(off.containers.iter().all(|c| !c.service.contains("agent")));
     assert_eq!(value(&off, "api", "AGENT_BACKEND_BASE_URL"), None);
-    assert_eq!(
-        value(&off, "web", "NEXT_PUBLIC_ENABLE_AGENT_V2").as_deref(),
-        Some("false")
-    );
+    assert_eq!(value(&off, "web", "NEXT_PUBLIC_ENABLE_AGENT_V2").as_deref(), Some("false"));
 }

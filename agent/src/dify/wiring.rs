@@ -54,10 +54,7 @@ impl<'a> Wiring<'a> {
                 release,
                 sizes: Sizes::choose(&settings.capacity, machine),
             },
-            plan: Plan {
-                node: &settings.node,
-                range: settings.network,
-            },
+            plan: Plan { node: &settings.node, range: settings.network },
             lock,
             machine,
             problems: Problems::default(),
@@ -73,10 +70,8 @@ impl<'a> Wiring<'a> {
             .enumerate()
             .filter(|(_, service)| wanted(service.feature, settings.features))
             .collect();
-        let containers: Vec<ContainerSpec> = services
-            .iter()
-            .map(|(index, service)| self.container(*index, service))
-            .collect();
+        let containers: Vec<ContainerSpec> =
+            services.iter().map(|(index, service)| self.container(*index, service)).collect();
         let migration = self.one_shot("migration", &release.migration, network::MIGRATION);
         let job = self.one_shot("job", &release.job, network::JOB);
         if !self.problems.is_empty() {
@@ -107,10 +102,7 @@ impl<'a> Wiring<'a> {
                 .iter()
                 .filter_map(|(index, service)| {
                     let upstream = door.upstreams.get(&service.name)?;
-                    Some((
-                        service.name.clone(),
-                        self.upstream(*index, service, upstream),
-                    ))
+                    Some((service.name.clone(), self.upstream(*index, service, upstream)))
                 })
                 .collect(),
             routes: door
@@ -160,10 +152,7 @@ impl<'a> Wiring<'a> {
             );
         }
         let verified = [
-            (
-                "database.tls",
-                settings.database.tls == PostgresTls::VerifyCa,
-            ),
+            ("database.tls", settings.database.tls == PostgresTls::VerifyCa),
             ("vector.tls", settings.vector.tls == PostgresTls::VerifyCa),
             ("redis.tls", settings.redis.tls == RedisTls::Verify),
         ];
@@ -213,14 +202,8 @@ impl<'a> Wiring<'a> {
             entrypoint: service.entrypoint.clone(),
             command: service.command.clone(),
             user: service.user.clone(),
-            env: self
-                .origins
-                .environment(&service.name, &self.origins.release.keys(service, on)),
-            files: service
-                .files
-                .iter()
-                .filter_map(|f| files.mount(f))
-                .collect(),
+            env: self.origins.environment(&service.name, &self.origins.release.keys(service, on)),
+            files: service.files.iter().filter_map(|f| files.mount(f)).collect(),
             volumes: service
                 .volumes
                 .iter()
@@ -235,10 +218,7 @@ impl<'a> Wiring<'a> {
                 .map(|leg| Attachment {
                     network: self.plan.name(leg.on),
                     address: self.plan.address(leg.on, index),
-                    aliases: std::iter::once(&service.name)
-                        .chain(&leg.aliases)
-                        .cloned()
-                        .collect(),
+                    aliases: std::iter::once(&service.name).chain(&leg.aliases).cloned().collect(),
                 })
                 .collect(),
             limits: Limits {
@@ -274,15 +254,11 @@ impl<'a> Wiring<'a> {
         let release = self.origins.release;
         let features = self.origins.settings.features;
         let on = |feature| wanted(feature, features);
-        let like = release
-            .service(&one_shot.like)
-            .expect("the manifest's check knows the service");
+        let like = release.service(&one_shot.like).expect("the manifest's check knows the service");
         ContainerSpec {
             service: role.to_owned(),
             name: format!("dify-{}-{role}", self.origins.settings.node),
-            env: self
-                .origins
-                .environment(&like.name, &release.one_shot_keys(one_shot, on)),
+            env: self.origins.environment(&like.name, &release.one_shot_keys(one_shot, on)),
             networks: like
                 .networks
                 .iter()
@@ -293,9 +269,7 @@ impl<'a> Wiring<'a> {
                 })
                 .collect(),
             volumes: Vec::new(),
-            probe: Probe::Running {
-                stable_for: Duration::ZERO,
-            },
+            probe: Probe::Running { stable_for: Duration::ZERO },
             after: Vec::new(),
             serving: false,
             stop_order: 0,
@@ -313,10 +287,8 @@ impl<'a> Wiring<'a> {
             Some(None) => {
                 let path = format!("images.lock.{image}");
                 if self.problems.iter().all(|p| p.path != path) {
-                    self.problems.add(
-                        path,
-                        "is not in the lock: run `dify-agent releases lock` again",
-                    );
+                    self.problems
+                        .add(path, "is not in the lock: run `dify-agent releases lock` again");
                 }
                 image.to_owned()
             }
@@ -393,11 +365,7 @@ impl<'a> Wiring<'a> {
                 "no init_password is configured: setup pages are refused until Dify has its first admin".to_owned(),
             ));
         }
-        if !self
-            .origins
-            .secrets
-            .contains_key(&SecretName::RedisPassword)
-        {
+        if !self.origins.secrets.contains_key(&SecretName::RedisPassword) {
             findings.push(finding(
                 "redis-open",
                 "Redis is used without AUTH: switch AUTH on and configure redis_password"
@@ -415,11 +383,7 @@ impl<'a> Wiring<'a> {
                 "the vector database",
                 settings.vector.tls != PostgresTls::VerifyCa,
             ),
-            (
-                "redis-unverified",
-                "Redis",
-                settings.redis.tls != RedisTls::Verify,
-            ),
+            ("redis-unverified", "Redis", settings.redis.tls != RedisTls::Verify),
         ] {
             if weak {
                 findings.push(finding(
@@ -428,11 +392,8 @@ impl<'a> Wiring<'a> {
                 ));
             }
         }
-        let floor: u64 = SYSTEM_MIB
-            + services
-                .iter()
-                .map(|(_, s)| u64::from(s.memory_floor_mib))
-                .sum::<u64>();
+        let floor: u64 =
+            SYSTEM_MIB + services.iter().map(|(_, s)| u64::from(s.memory_floor_mib)).sum::<u64>();
         let have = self.machine.memory >> 20;
         if have < floor {
             findings.push(finding(
@@ -459,10 +420,7 @@ impl<'a> Wiring<'a> {
 }
 
 fn finding(code: &str, message: String) -> Finding {
-    Finding {
-        code: code.to_owned(),
-        message,
-    }
+    Finding { code: code.to_owned(), message }
 }
 
 fn wanted(feature: Option<Feature>, features: Features) -> bool {
@@ -475,15 +433,9 @@ fn wanted(feature: Option<Feature>, features: Features) -> bool {
 
 fn probe(probe: &manifest::Probe, hostname: Option<&str>) -> Probe {
     match probe {
-        manifest::Probe::Http {
-            port,
-            path,
-            deadline_s,
-        } => Probe::Http {
-            port: *port,
-            path: path.clone(),
-            deadline: seconds(*deadline_s),
-        },
+        manifest::Probe::Http { port, path, deadline_s } => {
+            Probe::Http { port: *port, path: path.clone(), deadline: seconds(*deadline_s) }
+        }
         manifest::Probe::Tcp { port } => Probe::Tcp { port: *port },
         // Without a destination any worker of the fleet would answer for this one.
         manifest::Probe::Celery { deadline_s } => Probe::Exec {
@@ -502,9 +454,9 @@ fn probe(probe: &manifest::Probe, hostname: Option<&str>) -> Probe {
             .to_vec(),
             deadline: seconds(*deadline_s),
         },
-        manifest::Probe::Running { stable_for_s } => Probe::Running {
-            stable_for: seconds(*stable_for_s),
-        },
+        manifest::Probe::Running { stable_for_s } => {
+            Probe::Running { stable_for: seconds(*stable_for_s) }
+        }
     }
 }
 

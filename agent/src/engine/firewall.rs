@@ -103,10 +103,7 @@ impl Firewall {
     pub fn new(node: &NodeId, rules: Vec<Rule>) -> Self {
         // A chain's name has 28 characters at most, a node's up to 63.
         let hash = hex::encode(&Sha256::digest(node.as_str())[..6]);
-        Self {
-            name: format!("DIFY-{hash}"),
-            rules,
-        }
+        Self { name: format!("DIFY-{hash}"), rules }
     }
 
     /// Name of the chain for `path`.
@@ -124,10 +121,8 @@ impl Firewall {
         for path in Path::ALL {
             let chain = self.chain(path);
             let _ = writeln!(text, ":{chain} - [0:0]");
-            let _ = writeln!(
-                text,
-                "-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-            );
+            let _ =
+                writeln!(text, "-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN");
             for rule in self.rules.iter().filter(|rule| rule.path == path) {
                 let _ = writeln!(text, "-A {chain}{}", rule.matches());
             }
@@ -140,24 +135,16 @@ impl Firewall {
     /// deletes (`-D`) the way into a chain.
     pub fn jump(&self, path: Path, operation: &str) -> Vec<String> {
         let chain = self.chain(path);
-        ["-w", LOCK_SECONDS, operation, path.parent(), "-j", &chain]
-            .map(str::to_owned)
-            .to_vec()
+        ["-w", LOCK_SECONDS, operation, path.parent(), "-j", &chain].map(str::to_owned).to_vec()
     }
 
     /// Puts the rules in force. Any number of times: the same rules again
     /// change nothing, and connections that stand are not cut.
     pub async fn apply(&self) -> Result<(), EngineError> {
         let restore = ["-w", LOCK_SECONDS, "--noflush"].map(str::to_owned);
-        self.run("iptables-restore", &restore, &self.restore_input())
-            .await?;
+        self.run("iptables-restore", &restore, &self.restore_input()).await?;
         for path in Path::ALL {
-            if self
-                .try_run("iptables", &self.jump(path, "-C"), "")
-                .await?
-                .status
-                .success()
-            {
+            if self.try_run("iptables", &self.jump(path, "-C"), "").await?.status.success() {
                 continue;
             }
             self.run("iptables", &self.jump(path, "-I"), "").await?;
@@ -169,12 +156,7 @@ impl Firewall {
     pub async fn remove(&self) -> Result<(), EngineError> {
         for path in Path::ALL {
             // Each call deletes one; two agents may both have put one.
-            while self
-                .try_run("iptables", &self.jump(path, "-D"), "")
-                .await?
-                .status
-                .success()
-            {}
+            while self.try_run("iptables", &self.jump(path, "-D"), "").await?.status.success() {}
             for operation in ["-F", "-X"] {
                 let arguments =
                     ["-w", LOCK_SECONDS, operation, &self.chain(path)].map(str::to_owned);
@@ -222,11 +204,9 @@ impl Firewall {
         };
         match tokio::time::timeout(DEADLINE, run).await {
             Ok(done) => done.map_err(|error| self.failed(format!("run {program}: {error}"))),
-            Err(_) => Err(EngineError::deadline(
-                "set the packet filter's chain",
-                &self.name,
-                DEADLINE,
-            )),
+            Err(_) => {
+                Err(EngineError::deadline("set the packet filter's chain", &self.name, DEADLINE))
+            }
         }
     }
 
@@ -265,13 +245,7 @@ mod tests {
     #[test]
     fn rules_become_the_input_of_iptables_restore() {
         let sandbox = Subnet::parse("10.77.0.66/32");
-        let rule = |path, from, to, port, verdict| Rule {
-            path,
-            from,
-            to,
-            port,
-            verdict,
-        };
+        let rule = |path, from, to, port, verdict| Rule { path, from, to, port, verdict };
         let rules = vec![
             rule(
                 Path::Through,
@@ -281,13 +255,7 @@ mod tests {
                 Verdict::Pass,
             ),
             rule(Path::Through, sandbox, None, None, Verdict::Reject),
-            rule(
-                Path::ToHost,
-                sandbox,
-                None,
-                Some(Port::Udp(53)),
-                Verdict::Accept,
-            ),
+            rule(Path::ToHost, sandbox, None, Some(Port::Udp(53)), Verdict::Accept),
             rule(Path::ToHost, sandbox, None, None, Verdict::Drop),
         ];
         let firewall = Firewall::new(&"n1".parse().expect("id"), rules);

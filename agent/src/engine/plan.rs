@@ -186,16 +186,12 @@ pub fn plan(
 ) -> EnginePlan {
     let mut plan = EnginePlan::default();
     let fates = NetworkFates::decide(networks, hashes, observed, &mut plan.foreign_conflicts);
-    let orphans = observed
-        .one_shots
-        .iter()
-        .filter(|(_, one_shot)| one_shot.orphan);
-    plan.steps
-        .extend(orphans.map(|(name, one_shot)| Step::Remove {
-            name: name.clone(),
-            id: one_shot.id.clone(),
-            why: RemoveReason::Orphan,
-        }));
+    let orphans = observed.one_shots.iter().filter(|(_, one_shot)| one_shot.orphan);
+    plan.steps.extend(orphans.map(|(name, one_shot)| Step::Remove {
+        name: name.clone(),
+        id: one_shot.id.clone(),
+        why: RemoveReason::Orphan,
+    }));
     let wanted: BTreeSet<&str> = containers.iter().map(|spec| spec.name.as_str()).collect();
     for (name, found) in &observed.containers {
         // A network goes only when nobody is on it, so those that are on it go
@@ -205,46 +201,25 @@ pub fn plan(
             (true, true) => RemoveReason::NetworkChanged,
             (true, false) => continue,
         };
-        plan.steps.push(Step::Remove {
-            name: name.clone(),
-            id: found.id.clone(),
-            why,
-        });
+        plan.steps.push(Step::Remove { name: name.clone(), id: found.id.clone(), why });
     }
     for (name, found) in &observed.networks {
-        let why = match (
-            fates.gone.contains(name.as_str()),
-            fates.fresh.contains(name.as_str()),
-        ) {
+        let why = match (fates.gone.contains(name.as_str()), fates.fresh.contains(name.as_str())) {
             (true, _) => RemoveReason::NotInStack,
             (false, true) => RemoveReason::SpecChanged,
             (false, false) => continue,
         };
-        plan.steps.push(Step::RemoveNetwork {
-            name: name.clone(),
-            id: found.id.clone(),
-            why,
-        });
+        plan.steps.push(Step::RemoveNetwork { name: name.clone(), id: found.id.clone(), why });
     }
-    let fresh = networks
-        .iter()
-        .filter(|spec| fates.fresh.contains(spec.name.as_str()));
-    plan.steps.extend(fresh.map(|spec| Step::CreateNetwork {
-        name: spec.name.clone(),
-    }));
+    let fresh = networks.iter().filter(|spec| fates.fresh.contains(spec.name.as_str()));
+    plan.steps.extend(fresh.map(|spec| Step::CreateNetwork { name: spec.name.clone() }));
     for spec in containers {
-        let is_blocked = spec
-            .networks
-            .iter()
-            .any(|end| fates.blocked.contains(end.network.as_str()));
+        let is_blocked =
+            spec.networks.iter().any(|end| fates.blocked.contains(end.network.as_str()));
         if observed.foreign_containers.contains(&spec.name) {
-            plan.foreign_conflicts
-                .push(ForeignConflict::Container(spec.name.clone()));
+            plan.foreign_conflicts.push(ForeignConflict::Container(spec.name.clone()));
         } else if !is_blocked {
-            let found = observed
-                .containers
-                .get(&spec.name)
-                .filter(|found| !fates.moves(found));
+            let found = observed.containers.get(&spec.name).filter(|found| !fates.moves(found));
             one_container(spec, hashes.containers.get(&spec.name), found, &mut plan);
         }
     }
@@ -272,16 +247,9 @@ impl<'a> NetworkFates<'a> {
         let known: BTreeSet<&str> = networks.iter().map(|spec| spec.name.as_str()).collect();
         let ours = observed.networks.keys().map(String::as_str);
         let gone = ours.filter(|name| !known.contains(name)).collect();
-        let mut fates = Self {
-            gone,
-            fresh: BTreeSet::new(),
-            blocked: BTreeSet::new(),
-        };
+        let mut fates = Self { gone, fresh: BTreeSet::new(), blocked: BTreeSet::new() };
         for spec in networks {
-            let found = observed
-                .networks
-                .get(&spec.name)
-                .map(|found| found.spec.as_str());
+            let found = observed.networks.get(&spec.name).map(|found| found.spec.as_str());
             if found.is_some() && found == hashes.networks.get(&spec.name).map(SpecHash::as_str) {
                 continue;
             }
@@ -307,19 +275,10 @@ fn in_the_way(spec: &NetworkSpec, observed: &Observed) -> Option<ForeignConflict
     if observed.foreign_networks.contains_key(&spec.name) {
         return Some(ForeignConflict::Network(spec.name.clone()));
     }
-    let ours = Subnet {
-        base: spec.subnet,
-        prefix: spec.prefix,
-    };
+    let ours = Subnet { base: spec.subnet, prefix: spec.prefix };
     let overlaps = |theirs: &Vec<Subnet>| theirs.iter().any(|subnet| subnet.overlaps(ours));
-    let (taken_by, _) = observed
-        .foreign_networks
-        .iter()
-        .find(|(_, theirs)| overlaps(theirs))?;
-    Some(ForeignConflict::Subnet {
-        network: spec.name.clone(),
-        taken_by: taken_by.clone(),
-    })
+    let (taken_by, _) = observed.foreign_networks.iter().find(|(_, theirs)| overlaps(theirs))?;
+    Some(ForeignConflict::Subnet { network: spec.name.clone(), taken_by: taken_by.clone() })
 }
 
 fn one_container(
@@ -336,14 +295,7 @@ fn one_container(
     };
     match (replace_reason(spec, hash, found), &found.state) {
         (Some(why), _) => {
-            plan.steps.extend([
-                Step::Replace {
-                    name,
-                    id: found.id.clone(),
-                    why,
-                },
-                start,
-            ]);
+            plan.steps.extend([Step::Replace { name, id: found.id.clone(), why }, start]);
         }
         (None, RunState::Running { .. }) => plan.unchanged.push(name),
         (None, RunState::Created | RunState::Exited { .. } | RunState::Odd(_)) => {

@@ -24,8 +24,6 @@ pub struct ContainerSpec {
     pub service: String,
     /// Name on the engine: `dify-NODE-SERVICE`.
     pub name: String,
-    /// Host name inside, when it matters: celery names its node by it.
-    pub hostname: Option<String>,
     /// Reference to run, by digest unless unlocked: `repo@sha256:...` or `repo:tag`.
     pub image: String,
     /// Replaces the image's entrypoint.

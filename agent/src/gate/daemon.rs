@@ -32,10 +32,7 @@ impl<S: OneShots> Gate<S> {
         let waiting = Mutex::new(WaitingOn::Database);
         let turn = Box::pin(self.daemon_turn(report, &waiting));
         let Ok(turn) = tokio::time::timeout(within, turn).await else {
-            let waiting_on = waiting
-                .lock()
-                .expect("nobody panics with it held")
-                .to_string();
+            let waiting_on = waiting.lock().expect("nobody panics with it held").to_string();
             return Err(GateError::Deadline { within, waiting_on });
         };
         let mut session = turn?;
@@ -70,10 +67,7 @@ impl<S: OneShots> Gate<S> {
                 Lock::Free | Lock::Mine => Holder::default(),
             };
             let on = WaitingOn::DaemonStart(holder);
-            waiting
-                .lock()
-                .expect("nobody panics with it held")
-                .clone_from(&on);
+            waiting.lock().expect("nobody panics with it held").clone_from(&on);
             report(Progress::Waiting(on));
             self.pause().await;
         }

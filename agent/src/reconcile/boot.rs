@@ -18,8 +18,12 @@ use super::setup::Setup;
 use crate::backends::{self, CheckLine, Verdict, probes};
 use crate::config::Settings;
 use crate::config::settings::SecretName;
+use crate::dify::stack::Stack;
+use crate::engine::firewall::{self as filter, Firewall, Rule};
+use crate::engine::observed::Subnet;
 use crate::engine::progress::{self, Show};
 use crate::engine::pull::pull_all;
+use crate::engine::spec::{BRIDGE_NAME, FirewallRule, NetworkSpec};
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -193,7 +197,19 @@ async fn arrange(
     for network in &stack.networks {
         engine.ensure_network(network, site).await?;
     }
-    Ok(())
+    Firewall::new(site.node(), rules(stack)).apply().await
+}
+
+/// The stack's rules in the packet filter's terms.
+fn rules(stack: &Stack) -> Vec<Rule> {
+    let rule = |FirewallRule::CloseHost { bridge }: &FirewallRule| {
+        let of = |network: &&NetworkSpec| network.options.get(BRIDGE_NAME) == Some(bridge);
+        let network = stack.networks.iter().find(of)?;
+        let from = Some(Subnet { base: network.subnet, prefix: network.prefix });
+        let (to, port) = (None, None);
+        Some(Rule { path: filter::Path::ToHost, from, to, port, verdict: filter::Verdict::Drop })
+    };
+    stack.firewall.iter().filter_map(rule).collect()
 }
 
 async fn pass(ctx: &Context, gate: &super::node::NodeGate) -> Result<(), Failure> {

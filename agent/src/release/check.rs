@@ -23,65 +23,31 @@ pub(super) fn check(release: &Release) -> Problems {
 fn evidence(release: &Release, problems: &mut Problems) {
     let mut blocks: Vec<(String, &Source, bool)> = vec![
         ("release".into(), &release.source, release.unconfirmed),
-        (
-            "front_door".into(),
-            &release.front_door.source,
-            release.front_door.unconfirmed,
-        ),
-        (
-            "celery".into(),
-            &release.celery.source,
-            release.celery.unconfirmed,
-        ),
-        (
-            "migration".into(),
-            &release.migration.source,
-            release.migration.unconfirmed,
-        ),
+        ("front_door".into(), &release.front_door.source, release.front_door.unconfirmed),
+        ("celery".into(), &release.celery.source, release.celery.unconfirmed),
+        ("migration".into(), &release.migration.source, release.migration.unconfirmed),
         ("job".into(), &release.job.source, release.job.unconfirmed),
         (
             "post_migration".into(),
             &release.post_migration.source,
             release.post_migration.unconfirmed,
         ),
-        (
-            "schema".into(),
-            &release.schema.source,
-            release.schema.unconfirmed,
-        ),
-        (
-            "beside".into(),
-            &release.beside.source,
-            release.beside.unconfirmed,
-        ),
+        ("schema".into(), &release.schema.source, release.schema.unconfirmed),
+        ("beside".into(), &release.beside.source, release.beside.unconfirmed),
     ];
     for service in &release.services {
-        blocks.push((
-            format!("services.{}", service.name),
-            &service.source,
-            service.unconfirmed,
-        ));
+        blocks.push((format!("services.{}", service.name), &service.source, service.unconfirmed));
     }
     for (name, group) in &release.environment {
-        blocks.push((
-            format!("environment.{name}"),
-            &group.source,
-            group.unconfirmed,
-        ));
+        blocks.push((format!("environment.{name}"), &group.source, group.unconfirmed));
     }
     for known in &release.findings {
-        blocks.push((
-            format!("findings.{}", known.code),
-            &known.source,
-            known.unconfirmed,
-        ));
+        blocks.push((format!("findings.{}", known.code), &known.source, known.unconfirmed));
     }
     for (path, source, unconfirmed) in blocks {
         if source.as_ref().is_none_or(|text| text.trim().is_empty()) && !unconfirmed {
-            problems.add(
-                path,
-                "has no `source`: say where it was read, or write `unconfirmed: true`",
-            );
+            problems
+                .add(path, "has no `source`: say where it was read, or write `unconfirmed: true`");
         }
     }
 }
@@ -100,10 +66,7 @@ fn services(release: &Release, problems: &mut Problems) {
             problems.add(&path, "stands there twice");
         }
         if !is_service_name(&service.name) {
-            problems.add(
-                &path,
-                "is no service name: expected a-z, 0-9 and '_', at most 24",
-            );
+            problems.add(&path, "is no service name: expected a-z, 0-9 and '_', at most 24");
         }
         match service.image.rsplit_once(':') {
             Some((repository, tag)) if !repository.is_empty() && is_tag(tag) => {
@@ -121,10 +84,7 @@ fn services(release: &Release, problems: &mut Problems) {
             problems.add(format!("{path}.networks"), "names a network twice");
         }
         if service.networks.is_empty() {
-            problems.add(
-                format!("{path}.networks"),
-                "is empty: the service could not be reached",
-            );
+            problems.add(format!("{path}.networks"), "is empty: the service could not be reached");
         }
         let probed = match service.probe {
             Probe::Http { port, .. } | Probe::Tcp { port } => Some(port),
@@ -156,16 +116,11 @@ fn services(release: &Release, problems: &mut Problems) {
             .chain(service.volumes.iter().map(|v| ("volumes", &v.path)))
         {
             if !absolute.starts_with('/') {
-                problems.add(
-                    format!("{path}.{kind}"),
-                    format!("{absolute} is not an absolute path"),
-                );
+                problems
+                    .add(format!("{path}.{kind}"), format!("{absolute} is not an absolute path"));
             }
         }
-        let on_sandbox = service
-            .networks
-            .iter()
-            .any(|leg| leg.on == Network::Sandbox);
+        let on_sandbox = service.networks.iter().any(|leg| leg.on == Network::Sandbox);
         if on_sandbox && !matches!(service.name.as_str(), "sandbox" | "ssrf_proxy") {
             problems.add(
                 format!("{path}.networks"),
@@ -198,15 +153,12 @@ fn order(release: &Release, problems: &mut Problems) {
 
 fn environment(release: &Release, problems: &mut Problems) {
     let mut used = BTreeSet::new();
-    let mut takers: Vec<(
-        String,
-        &Vec<String>,
-        &std::collections::BTreeMap<String, Value>,
-    )> = release
-        .services
-        .iter()
-        .map(|s| (format!("services.{}", s.name), &s.environment, &s.set))
-        .collect();
+    let mut takers: Vec<(String, &Vec<String>, &std::collections::BTreeMap<String, Value>)> =
+        release
+            .services
+            .iter()
+            .map(|s| (format!("services.{}", s.name), &s.environment, &s.set))
+            .collect();
     for (name, one) in [("migration", &release.migration), ("job", &release.job)] {
         takers.push((name.to_owned(), &one.environment, &one.set));
         if release.service(&one.like).is_none() {
@@ -238,10 +190,7 @@ fn environment(release: &Release, problems: &mut Problems) {
         }
         for (key, value) in own {
             if let Some(group) = from.get(key.as_str()) {
-                problems.add(
-                    format!("{path}.set.{key}"),
-                    format!("is in the group {group} too"),
-                );
+                problems.add(format!("{path}.set.{key}"), format!("is in the group {group} too"));
             }
             one_value(release, &format!("{path}.set"), key, value, problems);
         }
@@ -251,22 +200,14 @@ fn environment(release: &Release, problems: &mut Problems) {
             problems.add(format!("environment.{name}"), "is used by no service");
         }
         for (key, value) in &group.keys {
-            one_value(
-                release,
-                &format!("environment.{name}"),
-                key,
-                value,
-                problems,
-            );
+            one_value(release, &format!("environment.{name}"), key, value, problems);
         }
     }
 }
 
 fn one_value(release: &Release, path: &str, key: &str, value: &Value, problems: &mut Problems) {
     let named = !key.is_empty()
-        && key
-            .chars()
-            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        && key.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
     if !named {
         problems.add(format!("{path}.{key}"), "is no environment key");
     }
@@ -308,11 +249,7 @@ fn front_door(release: &Release, problems: &mut Problems) {
                 if service.port.is_none() {
                     problems.add(&path, "has no port");
                 }
-                if service
-                    .networks
-                    .first()
-                    .is_none_or(|leg| leg.on != Network::Main)
-                {
+                if service.networks.first().is_none_or(|leg| leg.on != Network::Main) {
                     problems.add(
                         &path,
                         "is not on the main network first, where the front door reaches it",
@@ -337,19 +274,13 @@ fn front_door(release: &Release, problems: &mut Problems) {
             problems.add(&path, "stands there twice");
         }
         if !door.upstreams.contains_key(&route.upstream) {
-            problems.add(
-                &path,
-                format!("goes to {}, which is no upstream here", route.upstream),
-            );
+            problems.add(&path, format!("goes to {}, which is no upstream here", route.upstream));
         }
     }
     let mut refused = BTreeSet::new();
     for refusal in &door.refusals {
         if !refused.insert(&refusal.prefix) {
-            problems.add(
-                format!("front_door.refusals.{}", refusal.prefix),
-                "stands there twice",
-            );
+            problems.add(format!("front_door.refusals.{}", refusal.prefix), "stands there twice");
         }
         if !(400..600).contains(&refusal.status) {
             problems.add(
@@ -362,16 +293,12 @@ fn front_door(release: &Release, problems: &mut Problems) {
 
 fn is_service_name(name: &str) -> bool {
     (1..=24).contains(&name.len())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 fn is_tag(tag: &str) -> bool {
     (1..=128).contains(&tag.len())
-        && tag
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+        && tag.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
 #[cfg(test)]
@@ -404,27 +331,23 @@ mod tests {
 
     #[test]
     fn a_cycle_is_seen() {
-        let text = crate::release::library::built_in("1.14.2")
-            .expect("is built in")
-            .replacen("needs: []", "needs: [worker]", 1);
-        let release: Release = serde_yaml::from_str(&text).expect("has the shape");
-        assert!(
-            check(&release)
-                .to_string()
-                .contains("services.api.needs: worker stands later")
+        let text = crate::release::library::built_in("1.14.2").expect("is built in").replacen(
+            "needs: []",
+            "needs: [worker]",
+            1,
         );
+        let release: Release = serde_yaml::from_str(&text).expect("has the shape");
+        assert!(check(&release).to_string().contains("services.api.needs: worker stands later"));
     }
 
     #[test]
     fn nothing_but_the_proxy_joins_user_code() {
-        let text = crate::release::library::built_in("1.14.2")
-            .expect("is built in")
-            .replacen("- {on: code}", "- {on: sandbox}", 1);
-        let release: Release = serde_yaml::from_str(&text).expect("has the shape");
-        assert!(
-            check(&release)
-                .to_string()
-                .contains("puts it on the sandbox network")
+        let text = crate::release::library::built_in("1.14.2").expect("is built in").replacen(
+            "- {on: code}",
+            "- {on: sandbox}",
+            1,
         );
+        let release: Release = serde_yaml::from_str(&text).expect("has the shape");
+        assert!(check(&release).to_string().contains("puts it on the sandbox network"));
     }
 }

@@ -16,30 +16,15 @@ use super::manifest::Release;
 use crate::exit::Exit;
 
 const BUILT_IN: [(&str, &str); 4] = [
-    (
-        "1.14.2",
-        include_str!("../../../images/releases/1.14.2.yaml"),
-    ),
-    (
-        "1.15.0",
-        include_str!("../../../images/releases/1.15.0.yaml"),
-    ),
-    (
-        "1.16.1",
-        include_str!("../../../images/releases/1.16.1.yaml"),
-    ),
-    (
-        "1.17.1",
-        include_str!("../../../images/releases/1.17.1.yaml"),
-    ),
+    ("1.14.2", include_str!("../../../images/releases/1.14.2.yaml")),
+    ("1.15.0", include_str!("../../../images/releases/1.15.0.yaml")),
+    ("1.16.1", include_str!("../../../images/releases/1.16.1.yaml")),
+    ("1.17.1", include_str!("../../../images/releases/1.17.1.yaml")),
 ];
 
 /// Text of a built-in manifest.
 pub(super) fn built_in(release: &str) -> Option<&'static str> {
-    BUILT_IN
-        .iter()
-        .find(|(name, _)| *name == release)
-        .map(|(_, text)| *text)
+    BUILT_IN.iter().find(|(name, _)| *name == release).map(|(_, text)| *text)
 }
 
 /// Why a release cannot be had.
@@ -135,15 +120,10 @@ impl Library {
 
     /// Names of every release there is a manifest for, oldest first.
     pub fn known(&self) -> Result<Vec<ReleaseId>, ReleaseError> {
-        let mut names: BTreeSet<(Vec<u64>, String)> = BUILT_IN
-            .iter()
-            .map(|(name, _)| (version(name), (*name).to_owned()))
-            .collect();
+        let mut names: BTreeSet<(Vec<u64>, String)> =
+            BUILT_IN.iter().map(|(name, _)| (version(name), (*name).to_owned())).collect();
         if let Some(folder) = &self.folder {
-            let read = |source| ReleaseError::Read {
-                path: folder.clone(),
-                source,
-            };
+            let read = |source| ReleaseError::Read { path: folder.clone(), source };
             let entries = match fs::read_dir(folder) {
                 Ok(entries) => Some(entries),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -158,10 +138,7 @@ impl Library {
                 }
             }
         }
-        Ok(names
-            .into_iter()
-            .filter_map(|(_, name)| name.parse().ok())
-            .collect())
+        Ok(names.into_iter().filter_map(|(_, name)| name.parse().ok()).collect())
     }
 
     /// A checked manifest.
@@ -174,12 +151,7 @@ impl Library {
             Some(text) => parse(release, &file, text),
             None => Err(ReleaseError::Missing {
                 release: release.clone(),
-                known: self
-                    .known()?
-                    .iter()
-                    .map(ReleaseId::as_str)
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                known: self.known()?.iter().map(ReleaseId::as_str).collect::<Vec<_>>().join(", "),
             }),
         }
     }
@@ -198,10 +170,7 @@ impl Library {
         if lock.release == *release {
             Ok(Some(lock))
         } else {
-            Err(ReleaseError::Misnamed {
-                name,
-                found: lock.release,
-            })
+            Err(ReleaseError::Misnamed { name, found: lock.release })
         }
     }
 
@@ -214,18 +183,10 @@ impl Library {
             return Ok(None);
         };
         if let Some(sums) = read_if_there(&folder.join(format!("{file}.sha256")))? {
-            let expected = sums
-                .split_whitespace()
-                .next()
-                .unwrap_or_default()
-                .to_ascii_lowercase();
+            let expected = sums.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
             let found = hex::encode(Sha256::digest(text.as_bytes()));
             if expected != found {
-                return Err(ReleaseError::Checksum {
-                    path,
-                    expected,
-                    found,
-                });
+                return Err(ReleaseError::Checksum { path, expected, found });
             }
         }
         Ok(Some((path, text)))
@@ -236,10 +197,7 @@ fn read_if_there(path: &Path) -> Result<Option<String>, ReleaseError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ReleaseError::Read {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(ReleaseError::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -250,25 +208,17 @@ fn parse(wanted: &ReleaseId, name: &str, text: &str) -> Result<Release, ReleaseE
         source,
     })?;
     if release.release != *wanted {
-        return Err(ReleaseError::Misnamed {
-            name: name.to_owned(),
-            found: release.release,
-        });
+        return Err(ReleaseError::Misnamed { name: name.to_owned(), found: release.release });
     }
     match check(&release).into_result() {
         Ok(()) => Ok(release),
-        Err(problems) => Err(ReleaseError::Invalid {
-            name: name.to_owned(),
-            problems,
-        }),
+        Err(problems) => Err(ReleaseError::Invalid { name: name.to_owned(), problems }),
     }
 }
 
 /// Numbers of a version, for ordering: `1.9.0` before `1.14.2`.
 pub(crate) fn version(text: &str) -> Vec<u64> {
-    text.split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok())
-        .collect()
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -292,13 +242,8 @@ mod tests {
 
     #[test]
     fn an_unknown_release_says_what_there_is() {
-        let error = Library::default()
-            .manifest(&id("0.1.0"))
-            .expect_err("is unknown");
-        assert!(
-            error.to_string().contains("1.14.2, 1.15.0, 1.16.1, 1.17.1"),
-            "{error}"
-        );
+        let error = Library::default().manifest(&id("0.1.0")).expect_err("is unknown");
+        assert!(error.to_string().contains("1.14.2, 1.15.0, 1.16.1, 1.17.1"), "{error}");
         assert_eq!(error.exit(), Exit::Manifest);
     }
 
@@ -319,10 +264,7 @@ mod tests {
         fs::write(&sums, format!("{right}  1.14.2-mine.yaml\n")).expect("writes");
         library.manifest(&id("1.14.2-mine")).expect("matches");
         fs::write(&path, mine + "\n# touched\n").expect("writes");
-        assert!(matches!(
-            library.manifest(&id("1.14.2-mine")),
-            Err(ReleaseError::Checksum { .. })
-        ));
+        assert!(matches!(library.manifest(&id("1.14.2-mine")), Err(ReleaseError::Checksum { .. })));
     }
 
     #[test]
@@ -331,10 +273,7 @@ mod tests {
         let text = built_in("1.14.2").expect("is built in").to_owned() + "\nextra: 1\n";
         fs::write(folder.path().join("1.14.2.yaml"), text).expect("writes");
         let library = Library::new(Some(folder.path().to_owned()));
-        assert!(matches!(
-            library.manifest(&id("1.14.2")),
-            Err(ReleaseError::Syntax { .. })
-        ));
+        assert!(matches!(library.manifest(&id("1.14.2")), Err(ReleaseError::Syntax { .. })));
     }
 
     #[test]

@@ -34,10 +34,7 @@ pub struct Locked {
 impl Lock {
     /// An empty lock.
     pub fn new(release: ReleaseId) -> Self {
-        Self {
-            release,
-            images: BTreeMap::new(),
-        }
+        Self { release, images: BTreeMap::new() }
     }
 
     /// Reads a lock.
@@ -78,9 +75,7 @@ mod tests {
         lock.images.insert(
             "langgenius/dify-api:1.14.2".into(),
             Locked {
-                digest: format!("sha256:{}", "0".repeat(64))
-                    .parse()
-                    .expect("a digest"),
+                digest: format!("sha256:{}", "0".repeat(64)).parse().expect("a digest"),
                 media_type: "application/vnd.oci.image.index.v1+json".into(),
                 registry: "127.0.0.1:5000".into(),
                 resolved_at: "2026-11-22T00:00:00Z".into(),
@@ -107,10 +102,9 @@ mod tests {
 
     #[test]
     fn a_lock_with_a_bad_digest_or_an_unknown_key_is_refused() {
-        for broken in [
-            lock().to_yaml().replace("sha256:0", "sha256:x"),
-            lock().to_yaml() + "extra: 1\n",
-        ] {
+        for broken in
+            [lock().to_yaml().replace("sha256:0", "sha256:x"), lock().to_yaml() + "extra: 1\n"]
+        {
             Lock::parse(&broken).expect_err("is refused");
         }
     }

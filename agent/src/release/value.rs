@@ -38,22 +38,16 @@ impl From<String> for Value {
             None if text == "settable" => Some(Self::Settable),
             Some(("literal", rest)) => Some(Self::Literal(rest.to_owned())),
             Some(("default", rest)) => Some(Self::Default(rest.to_owned())),
-            Some(("secret", name)) => SecretName::ALL
-                .into_iter()
-                .find(|secret| secret.as_str() == name)
-                .map(Self::Secret),
-            Some(("derived", name)) => Derived::ALL
-                .into_iter()
-                .find(|derived| derived.as_str() == name)
-                .map(Self::Derived),
+            Some(("secret", name)) => {
+                SecretName::ALL.into_iter().find(|secret| secret.as_str() == name).map(Self::Secret)
+            }
+            Some(("derived", name)) => {
+                Derived::ALL.into_iter().find(|derived| derived.as_str() == name).map(Self::Derived)
+            }
             Some(("url", rest)) => {
-                let (service, path) = rest
-                    .find('/')
-                    .map_or((rest, ""), |slash| rest.split_at(slash));
-                Some(Self::Url {
-                    service: service.to_owned(),
-                    path: path.to_owned(),
-                })
+                let (service, path) =
+                    rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+                Some(Self::Url { service: service.to_owned(), path: path.to_owned() })
             }
             Some(_) | None => None,
         };
@@ -206,10 +200,7 @@ mod tests {
     #[test]
     fn what_is_not_in_the_vocabulary_is_kept_for_the_report() {
         for text in ["", "secret:nope", "derived:nope", "env:HOME", "plain"] {
-            assert_eq!(
-                Value::from(text.to_owned()),
-                Value::Unknown(text.to_owned())
-            );
+            assert_eq!(Value::from(text.to_owned()), Value::Unknown(text.to_owned()));
         }
     }
 }

@@ -38,25 +38,13 @@ pub(crate) async fn on_engine<F: Future<Output = ()>>(
     octet: u8,
     test: impl FnOnce(Bed) -> F,
 ) {
-    let engine = Engine::connect(&socket())
-        .await
-        .expect("these tests need a Docker engine");
+    let engine = Engine::connect(&socket()).await.expect("these tests need a Docker engine");
     let state = tempfile::tempdir().expect("temporary directory");
     let node = format!("wt-engine-{name}").parse().expect("a node id");
-    let site = Site::open(
-        state.path(),
-        node,
-        "1.0".parse().expect("id"),
-        LogDriver::JsonFile,
-    )
-    .expect("opens");
+    let site = Site::open(state.path(), node, "1.0".parse().expect("id"), LogDriver::JsonFile)
+        .expect("opens");
     clean(&engine, &site).await;
-    let bed = Bed {
-        engine: engine.clone(),
-        site: site.clone(),
-        octet,
-        _state: state,
-    };
+    let bed = Bed { engine: engine.clone(), site: site.clone(), octet, _state: state };
     let outcome = AssertUnwindSafe(test(bed)).catch_unwind().await;
     clean(&engine, &site).await;
     if let Err(panic) = outcome {
@@ -65,10 +53,7 @@ pub(crate) async fn on_engine<F: Future<Output = ()>>(
 }
 
 async fn clean(engine: &Engine, site: &Site) {
-    let observed = engine
-        .observe(site.node())
-        .await
-        .expect("the engine answers");
+    let observed = engine.observe(site.node()).await.expect("the engine answers");
     let containers = observed.containers.values().map(|found| &found.id);
     for id in containers.chain(observed.one_shots.values().map(|found| &found.id)) {
         engine.remove(id).await.expect("removable");
@@ -81,16 +66,10 @@ async fn clean(engine: &Engine, site: &Site) {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the variable every Docker client honours"
-)]
+#[expect(clippy::disallowed_methods, reason = "the variable every Docker client honours")]
 fn socket() -> PathBuf {
     let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-    PathBuf::from(
-        host.strip_prefix("unix://")
-            .unwrap_or("/var/run/docker.sock"),
-    )
+    PathBuf::from(host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock"))
 }
 
 impl Bed {
@@ -128,6 +107,7 @@ impl Bed {
             image: image.to_string(),
             entrypoint: Some(guest::COMMAND.map(str::to_owned).to_vec()),
             command: None,
+            hostname: None,
             user: Some("1000:1000".to_owned()),
             env: BTreeMap::from([(guest::TASK.to_owned(), EnvValue::Plain(task.to_owned()))]),
             files: Vec::new(),
@@ -137,11 +117,7 @@ impl Bed {
                 address: self.address(last),
                 aliases: vec![service.to_owned()],
             }],
-            limits: Limits {
-                memory: Some(64 << 20),
-                cpu_shares: Some(512),
-                pids: Some(64),
-            },
+            limits: Limits { memory: Some(64 << 20), cpu_shares: Some(512), pids: Some(64) },
             cap_drop: vec!["ALL".to_owned()],
             cap_add: Vec::new(),
             no_new_privileges: true,
@@ -176,11 +152,8 @@ pub(crate) struct LocalRegistry {
 impl LocalRegistry {
     pub(crate) async fn start() -> Self {
         let storage = tempfile::tempdir().expect("temporary directory");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .expect("a port")
-            .local_addr()
-            .expect("bound")
-            .port();
+        let port =
+            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         let host = format!("127.0.0.1:{port}");
         let config = storage.path().join("config.yml");
         let root = storage.path().display();
@@ -196,17 +169,10 @@ impl LocalRegistry {
             .kill_on_drop(true)
             .spawn()
             .expect("docker-registry (Debian package docker-registry) is installed");
-        let registry = Self {
-            host,
-            storage,
-            process,
-        };
+        let registry = Self { host, storage, process };
         let any = registry.reference("any:1");
         let client = Registry::new(None).expect("client");
-        wait_for("the local registry", async || {
-            client.ping(&any).await.is_ok()
-        })
-        .await;
+        wait_for("the local registry", async || client.ping(&any).await.is_ok()).await;
         registry
     }
 
@@ -215,9 +181,7 @@ impl LocalRegistry {
     }
 
     pub(crate) fn reference(&self, name: &str) -> Reference {
-        format!("{}/wt-engine/{name}", self.host)
-            .parse()
-            .expect("a reference")
+        format!("{}/wt-engine/{name}", self.host).parse().expect("a reference")
     }
 
     /// Puts this executable into an image; `note` makes it another image.
@@ -226,9 +190,7 @@ impl LocalRegistry {
         // Docker's tar reader knows no sparse files.
         layer.sparse(false);
         let executable = std::env::current_exe().expect("known");
-        layer
-            .append_path_with_name(executable, "guest")
-            .expect("readable");
+        layer.append_path_with_name(executable, "guest").expect("readable");
         let layer = layer.into_inner().expect("in memory");
         let config = serde_json::json!({
             "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
@@ -245,24 +207,14 @@ impl LocalRegistry {
             "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
         });
         let reference = self.reference(name);
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .expect("client");
+        let client = reqwest::Client::builder().no_proxy().build().expect("client");
         for blob in [layer, config] {
             let begun = client
-                .post(format!(
-                    "http://{}/v2/{}/blobs/uploads/",
-                    self.host,
-                    reference.path()
-                ))
+                .post(format!("http://{}/v2/{}/blobs/uploads/", self.host, reference.path()))
                 .send()
                 .await;
             let begun = begun.expect("the registry answers");
-            let place = begun.headers()["location"]
-                .to_str()
-                .expect("text")
-                .to_owned();
+            let place = begun.headers()["location"].to_str().expect("text").to_owned();
             let put = client
                 .put(format!("{place}&digest={}", digest(&blob)))
                 .body(blob)
@@ -292,9 +244,7 @@ impl LocalRegistry {
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> Digest {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
-        .parse()
-        .expect("a digest")
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes))).parse().expect("a digest")
 }
 
 /// An image of the guest on this engine, pulled by digest.

@@ -32,49 +32,26 @@ async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
             address: bed.address(140),
             aliases: vec!["api-in".into()],
         });
-        api.env
-            .insert("PASSWORD".into(), EnvValue::Secret(Secret::from("hunter2")));
+        api.env.insert("PASSWORD".into(), EnvValue::Secret(Secret::from("hunter2")));
         api.files.push(FileMount {
             path: "/etc/own.conf".into(),
             content: "own".into(),
             mode: 0o444,
         });
-        api.volumes.push(VolumeMount {
-            volume: bed.name("data"),
-            path: "/data".into(),
-        });
+        api.volumes.push(VolumeMount { volume: bed.name("data"), path: "/data".into() });
         let worker = bed.container("worker", 11, "stop-on-term", &image);
         let mut containers = vec![api, worker];
 
         let carry_out = async |containers: &[_]| -> Vec<(Step, Carried)> {
-            let wanted = Wanted {
-                containers,
-                networks: &networks,
-            };
-            let plan = plan(
-                containers,
-                &networks,
-                &wanted.hashes(&bed.site),
-                &observe(&bed).await,
-            );
+            let wanted = Wanted { containers, networks: &networks };
+            let plan = plan(containers, &networks, &wanted.hashes(&bed.site), &observe(&bed).await);
             assert_eq!(plan.foreign_conflicts, []);
             let mut carried = Vec::new();
             for step in plan.steps.clone() {
-                let first = bed
-                    .engine
-                    .carry_out(&step, wanted, &bed.site)
-                    .await
-                    .expect("carried out");
-                let second = bed
-                    .engine
-                    .carry_out(&step, wanted, &bed.site)
-                    .await
-                    .expect("again");
-                assert_eq!(
-                    (first, second),
-                    (Carried::Out, Carried::AlreadySo),
-                    "{step:?}"
-                );
+                let first =
+                    bed.engine.carry_out(&step, wanted, &bed.site).await.expect("carried out");
+                let second = bed.engine.carry_out(&step, wanted, &bed.site).await.expect("again");
+                assert_eq!((first, second), (Carried::Out, Carried::AlreadySo), "{step:?}");
                 carried.push((step, first));
             }
             carried
@@ -85,10 +62,7 @@ async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
         let observed = observe(&bed).await;
         let found = &observed.containers[&bed.name("api")];
         assert!(found.state.is_running());
-        assert_eq!(
-            (found.service.as_str(), found.release.as_str()),
-            ("api", "1.0")
-        );
+        assert_eq!((found.service.as_str(), found.release.as_str()), ("api", "1.0"));
         let expected = BTreeMap::from([
             (bed.name("main"), bed.address(10)),
             (bed.name("inner"), bed.address(140)),
@@ -106,43 +80,21 @@ async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
         }
 
         // What changes is replaced, alone.
-        let before = observe(&bed).await.containers[&bed.name("worker")]
-            .id
-            .clone();
-        containers[0]
-            .env
-            .insert("PASSWORD".into(), EnvValue::Secret(Secret::from("hunter3")));
+        let before = observe(&bed).await.containers[&bed.name("worker")].id.clone();
+        containers[0].env.insert("PASSWORD".into(), EnvValue::Secret(Secret::from("hunter3")));
         let steps = carry_out(&containers).await;
         assert_eq!(steps.len(), 2);
         assert!(matches!(steps[0].0, Step::Replace { .. }), "{steps:?}");
-        assert_eq!(
-            observe(&bed).await.containers[&bed.name("worker")].id,
-            before
-        );
+        assert_eq!(observe(&bed).await.containers[&bed.name("worker")].id, before);
 
         // What dies is started again; what leaves the stack goes.
-        bed.engine
-            .kill(&bed.name("worker"), "SIGKILL")
-            .await
-            .expect("killed");
+        bed.engine.kill(&bed.name("worker"), "SIGKILL").await.expect("killed");
         bed.engine
             .wait_stopped(&bed.name("worker"), Duration::from_secs(10))
             .await
             .expect("stopped");
-        let state = observe(&bed).await.containers[&bed.name("worker")]
-            .state
-            .clone();
-        assert!(
-            matches!(
-                state,
-                RunState::Exited {
-                    code: 137,
-                    oom: false,
-                    ..
-                }
-            ),
-            "{state:?}"
-        );
+        let state = observe(&bed).await.containers[&bed.name("worker")].state.clone();
+        assert!(matches!(state, RunState::Exited { code: 137, oom: false, .. }), "{state:?}");
         assert_eq!(carry_out(&containers).await.len(), 1);
         containers.remove(0);
         assert_eq!(carry_out(&containers).await.len(), 1);
@@ -156,10 +108,7 @@ async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
 async fn stopping_asks_first_and_kills_what_does_not_listen() {
     on_engine("stop", 2, async |bed: Bed| {
         let image = guest_image(&bed.engine).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let polite = bed.container("polite", 10, "stop-on-term", &image);
         let deaf = bed.container("deaf", 11, "serve", &image);
         for (spec, signal, code) in [
@@ -194,10 +143,7 @@ async fn stopping_asks_first_and_kills_what_does_not_listen() {
             })
             .await;
             let begun = Instant::now();
-            bed.engine
-                .stop(&spec.name, signal, Duration::from_secs(1))
-                .await
-                .expect("stopped");
+            bed.engine.stop(&spec.name, signal, Duration::from_secs(1)).await.expect("stopped");
             assert!(begun.elapsed() < Duration::from_secs(20));
             bed.engine
                 .stop(&spec.name, signal, Duration::from_secs(1))
@@ -223,10 +169,7 @@ async fn stopping_asks_first_and_kills_what_does_not_listen() {
 async fn one_shots_report_how_they_ended_and_leave_nothing() {
     on_engine("once", 3, async |bed: Bed| {
         let image = guest_image(&bed.engine).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let mut show = bed.container("job", 10, "show /etc/own.conf", &image);
         show.files.push(FileMount {
             path: "/etc/own.conf".into(),
@@ -248,12 +191,7 @@ async fn one_shots_report_how_they_ended_and_leave_nothing() {
                 "one|two|three",
             ),
             (show, deadline, Ended::Exited(0), "a file of ours"),
-            (
-                bed.container("job", 10, "eat", &image),
-                deadline,
-                Ended::OutOfMemory,
-                "",
-            ),
+            (bed.container("job", 10, "eat", &image), deadline, Ended::OutOfMemory, ""),
             (
                 bed.container("job", 10, "serve", &image),
                 Duration::from_secs(2),
@@ -287,21 +225,14 @@ async fn one_shots_report_how_they_ended_and_leave_nothing() {
 async fn a_one_shot_whose_process_is_gone_is_an_orphan_and_removed() {
     on_engine("orphan", 4, async |bed: Bed| {
         let image = guest_image(&bed.engine).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let spec = bed.container("job", 10, "serve", &image);
         let long = Duration::from_mins(1);
         // Waited for: no orphan, and nobody else starts it.
         {
             let mut running = Box::pin(bed.engine.run_once(&spec, &bed.site, long, |_| ()));
             let seen = wait_for("the one-shot", async || {
-                observe(&bed)
-                    .await
-                    .one_shots
-                    .values()
-                    .any(|found| !found.orphan)
+                observe(&bed).await.one_shots.values().any(|found| !found.orphan)
             });
             tokio::select! {
                 // cancel-safe: the one-shot is meant to be dropped below.
@@ -317,17 +248,8 @@ async fn a_one_shot_whose_process_is_gone_is_an_orphan_and_removed() {
             assert_eq!(second.kind(), EngineErrorKind::Stale);
         }
         // Dropped in the middle, as by a crash: found, and removed.
-        assert!(
-            observe(&bed)
-                .await
-                .one_shots
-                .values()
-                .all(|found| found.orphan)
-        );
-        assert_eq!(
-            bed.engine.remove_orphans(&bed.site).await.expect("removed"),
-            1
-        );
+        assert!(observe(&bed).await.one_shots.values().all(|found| found.orphan));
+        assert_eq!(bed.engine.remove_orphans(&bed.site).await.expect("removed"), 1);
         assert!(observe(&bed).await.one_shots.is_empty());
     })
     .await;
@@ -338,10 +260,7 @@ async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
     on_engine("foreign", 5, async |bed: Bed| {
         let image = guest_image(&bed.engine).await;
         let network = bed.network("main", 0);
-        bed.engine
-            .ensure_network(&network, &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&network, &bed.site).await.expect("network");
         let spec = bed.container("api", 10, "serve", &image);
         bed.engine.create(&spec, &bed.site).await.expect("created");
 
@@ -356,26 +275,16 @@ async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
                 Err(EngineErrorKind::Conflict)
             );
             assert_eq!(
-                other
-                    .engine
-                    .ensure_network(&network, &other.site)
-                    .await
-                    .map_err(kind),
+                other.engine.ensure_network(&network, &other.site).await.map_err(kind),
                 Err(EngineErrorKind::Conflict)
             );
-            let once = other
-                .engine
-                .run_once(&spec, &other.site, Duration::from_secs(5), |_| ())
-                .await;
+            let once =
+                other.engine.run_once(&spec, &other.site, Duration::from_secs(5), |_| ()).await;
             assert_eq!(once.map_err(kind), Err(EngineErrorKind::Conflict));
             let mut overlapping = other.network("main", 0);
             (overlapping.subnet, overlapping.gateway) = (network.subnet, network.gateway);
             assert_eq!(
-                other
-                    .engine
-                    .ensure_network(&overlapping, &other.site)
-                    .await
-                    .map_err(kind),
+                other.engine.ensure_network(&overlapping, &other.site).await.map_err(kind),
                 Err(EngineErrorKind::Conflict)
             );
         })
@@ -385,11 +294,7 @@ async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
         // Ours, from another spec: for the plan to replace.
         let mut changed = network.clone();
         changed.internal = true;
-        let error = bed
-            .engine
-            .ensure_network(&changed, &bed.site)
-            .await
-            .expect_err("stale");
+        let error = bed.engine.ensure_network(&changed, &bed.site).await.expect_err("stale");
         assert_eq!(error.kind(), EngineErrorKind::Stale);
     })
     .await;
@@ -399,31 +304,19 @@ async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
 async fn nothing_is_left_of_a_container_that_could_not_be_made_whole() {
     on_engine("whole", 7, async |bed: Bed| {
         let image = guest_image(&bed.engine).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let mut spec = bed.container("api", 10, "serve", &image);
-        spec.env
-            .insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
+        spec.env.insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
         spec.networks.push(Attachment {
             network: bed.name("missing"),
             address: bed.address(140),
             aliases: vec![],
         });
-        let error = bed
-            .engine
-            .create(&spec, &bed.site)
-            .await
-            .expect_err("no such network");
+        let error = bed.engine.create(&spec, &bed.site).await.expect_err("no such network");
         assert_eq!(error.kind(), EngineErrorKind::NotFound, "{error}");
         spec.networks.pop();
         spec.image = "127.0.0.1:1/wt-engine/none:1".into();
-        let error = bed
-            .engine
-            .create(&spec, &bed.site)
-            .await
-            .expect_err("no such image");
+        let error = bed.engine.create(&spec, &bed.site).await.expect_err("no such image");
         assert_eq!(error.kind(), EngineErrorKind::BadImage, "{error}");
         assert!(!error.to_string().contains("hunter2"));
         assert!(observe(&bed).await.containers.is_empty());
@@ -435,10 +328,7 @@ async fn nothing_is_left_of_a_container_that_could_not_be_made_whole() {
 async fn events_wake_commands_run_inside_and_memory_is_read() {
     on_engine("inside", 8, async |bed: Bed| {
         let image = guest_image(&bed.engine).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let spec = bed.container("api", 10, "serve", &image);
         let mut events = Box::pin(bed.engine.events(bed.site.node()));
         // The subscription is made by the first poll.
@@ -450,24 +340,13 @@ async fn events_wake_commands_run_inside_and_memory_is_read() {
         let (woken, ()) = tokio::join!(tokio::time::timeout(super::bed::PATIENCE, woken), made);
         assert_eq!(woken.expect("in time"), Some(Ok(())));
 
-        let command = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| (*word).to_owned())
-                .collect::<Vec<_>>()
-        };
+        let command =
+            |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let bound = Duration::from_secs(20);
-        let listed = bed
-            .engine
-            .exec(&spec.name, &command(&["/guest", "--list"]), bound)
-            .await
-            .expect("ran");
+        let listed =
+            bed.engine.exec(&spec.name, &command(&["/guest", "--list"]), bound).await.expect("ran");
         assert_eq!(listed.exit, 0);
-        assert!(
-            listed.output.contains("guest::guest: test"),
-            "{}",
-            listed.output
-        );
+        assert!(listed.output.contains("guest::guest: test"), "{}", listed.output);
         let wrong = bed
             .engine
             .exec(&spec.name, &command(&["/guest", "--no-such-option"]), bound)
@@ -491,11 +370,7 @@ async fn events_wake_commands_run_inside_and_memory_is_read() {
 async fn the_engine_says_what_it_is_and_where_it_keeps_things() {
     on_engine("info", 9, async |bed: Bed| {
         bed.engine.ping().await.expect("answers");
-        assert!(
-            bed.engine.version().major() >= 20,
-            "{:?}",
-            bed.engine.version()
-        );
+        assert!(bed.engine.version().major() >= 20, "{:?}", bed.engine.version());
         assert!(bed.engine.info().await.expect("told").root.is_dir());
         let missing = dify_agent::engine::Engine::connect("/nowhere/docker.sock".as_ref())
             .await

@@ -1,9 +1,6 @@
 //! What the containers of these tests do.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "a container's output is what the tests read"
-)]
+#![expect(clippy::print_stdout, reason = "a container's output is what the tests read")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -64,13 +61,9 @@ fn serve() -> i32 {
 }
 
 fn stop_on_term() -> i32 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("runtime");
-    let signal = runtime
-        .block_on(dify_common::shutdown::requested())
-        .expect("handler");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let signal = runtime.block_on(dify_common::shutdown::requested()).expect("handler");
     println!("got {signal}");
     0
 }

@@ -21,24 +21,16 @@ async fn images_are_pulled_once_by_digest_with_news_and_then_found() {
             let (reference, pushed) = registry.push_guest(name, &note).await;
             let resolved = client.resolve(&reference).await.expect("resolved");
             assert_eq!(resolved.digest, pushed);
-            assert_eq!(
-                resolved.media_type,
-                "application/vnd.oci.image.manifest.v1+json"
-            );
+            assert_eq!(resolved.media_type, "application/vnd.oci.image.manifest.v1+json");
             images.push(reference.pinned(resolved.digest));
         }
         let two = NonZeroU32::new(2).expect("not zero");
         for (round, turn) in [PullNews::Done, PullNews::Present].into_iter().enumerate() {
             let (tell, mut news) = mpsc::channel(1024);
-            let pulled = pull_all(&bed.engine, &images, two, None, &tell)
-                .await
-                .expect("pulled");
+            let pulled = pull_all(&bed.engine, &images, two, None, &tell).await.expect("pulled");
             drop(tell);
             assert_eq!(
-                pulled
-                    .iter()
-                    .map(|pulled| &pulled.reference)
-                    .collect::<Vec<_>>(),
+                pulled.iter().map(|pulled| &pulled.reference).collect::<Vec<_>>(),
                 images.iter().collect::<Vec<_>>()
             );
             assert!(
@@ -52,9 +44,7 @@ async fn images_are_pulled_once_by_digest_with_news_and_then_found() {
             }
             for image in &images {
                 let told = |wanted: &PullNews| {
-                    events
-                        .iter()
-                        .any(|event| event.image == *image && event.news == *wanted)
+                    events.iter().any(|event| event.image == *image && event.news == *wanted)
                 };
                 assert!(told(&turn), "{events:?}");
                 let layers = events
@@ -72,12 +62,8 @@ async fn what_cannot_be_pulled_says_why() {
     on_engine("refused", 21, async |bed: Bed| {
         let mut registry = LocalRegistry::start().await;
         let (reference, _) = registry.push_guest("c:1", "refused").await;
-        let pull = async |image| {
-            bed.engine
-                .pull(&image, None, drop)
-                .await
-                .expect_err("cannot be pulled")
-        };
+        let pull =
+            async |image| bed.engine.pull(&image, None, drop).await.expect_err("cannot be pulled");
         let unknown = [
             registry.reference("c:none"),
             registry.reference("none:1"),
@@ -96,11 +82,7 @@ async fn what_cannot_be_pulled_says_why() {
         assert_eq!(error.kind(), EngineErrorKind::Registry, "{error}");
         assert!(!error.is_permanent(), "it may come back");
         let error = client.resolve(&reference).await.expect_err("away");
-        assert_eq!(
-            (error.kind(), error.is_permanent()),
-            ("registry", false),
-            "{error}"
-        );
+        assert_eq!((error.kind(), error.is_permanent()), ("registry", false), "{error}");
         assert!(client.ping(&reference).await.is_err());
     })
     .await;
@@ -125,17 +107,10 @@ async fn content_that_is_not_what_the_digest_names_is_refused() {
         changed.push(b'\n');
         std::fs::write(&blob, changed).expect("writable");
         let pinned = reference.pinned(pushed);
-        let error = bed
-            .engine
-            .pull(&pinned, None, drop)
-            .await
-            .expect_err("not what it should be");
+        let error = bed.engine.pull(&pinned, None, drop).await.expect_err("not what it should be");
         assert_eq!(error.kind(), EngineErrorKind::DigestMismatch, "{error}");
-        let error = Registry::new(None)
-            .expect("client")
-            .resolve(&pinned)
-            .await
-            .expect_err("the same");
+        let error =
+            Registry::new(None).expect("client").resolve(&pinned).await.expect_err("the same");
         assert_eq!(error.kind(), "digest", "{error}");
         assert_eq!(bed.engine.image(&pinned).await.expect("asked"), None);
     })

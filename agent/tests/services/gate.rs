@@ -100,10 +100,7 @@ struct Node(Arc<Image>);
 impl OneShots for Node {
     async fn heads(&self) -> Result<Finished, OneShotError> {
         self.0.heads.fetch_add(1, Ordering::SeqCst);
-        Ok(ended(
-            0,
-            &["INFO starting", &format!("{} (head)", self.0.head)],
-        ))
+        Ok(ended(0, &["INFO starting", &format!("{} (head)", self.0.head)]))
     }
 
     async fn migrate(
@@ -112,13 +109,7 @@ impl OneShots for Node {
     ) -> Result<Finished, OneShotError> {
         self.0.migrations.fetch_add(1, Ordering::SeqCst);
         on_line("Preparing database migration...");
-        let next = self
-            .0
-            .script
-            .lock()
-            .expect("whole")
-            .pop_front()
-            .unwrap_or(Migration::Works);
+        let next = self.0.script.lock().expect("whole").pop_front().unwrap_or(Migration::Works);
         match next {
             Migration::Works => {}
             Migration::WorksLater => {
@@ -134,10 +125,7 @@ impl OneShots for Node {
                 return Ok(ended(1, &["Traceback", "password hunter2hunter2 is wrong"]));
             }
             Migration::CannotLocate => {
-                return Ok(ended(
-                    1,
-                    &["ERROR Can't locate revision identified by 'feedfacefeed'"],
-                ));
+                return Ok(ended(1, &["ERROR Can't locate revision identified by 'feedfacefeed'"]));
             }
         }
         self.0.upgrade().await;
@@ -146,13 +134,7 @@ impl OneShots for Node {
 
     async fn run(&self, args: &[String]) -> Result<Finished, OneShotError> {
         self.0.commands.lock().expect("whole").push(args.join(" "));
-        let code = self
-            .0
-            .command_codes
-            .lock()
-            .expect("whole")
-            .pop_front()
-            .unwrap_or(0);
+        let code = self.0.command_codes.lock().expect("whole").pop_front().unwrap_or(0);
         Ok(ended(code, &["done"]))
     }
 
@@ -163,9 +145,7 @@ impl OneShots for Node {
 }
 
 fn digest(letter: &str) -> Digest {
-    format!("sha256:{}", letter.repeat(64))
-        .parse()
-        .expect("valid")
+    format!("sha256:{}", letter.repeat(64)).parse().expect("valid")
 }
 
 fn subject(node: &str, release: &str, image: &str) -> Subject {
@@ -195,16 +175,9 @@ fn gate_with(
     subject: Subject,
     timings: Timings,
 ) -> Gate<Node> {
-    let secrets: Secrets = [(SecretName::DatabasePassword, Secret::from("hunter2hunter2"))]
-        .into_iter()
-        .collect();
-    Gate::new(
-        server.options(),
-        subject,
-        Node(image.clone()),
-        secrets,
-        timings,
-    )
+    let secrets: Secrets =
+        [(SecretName::DatabasePassword, Secret::from("hunter2hunter2"))].into_iter().collect();
+    Gate::new(server.options(), subject, Node(image.clone()), secrets, timings)
 }
 
 fn gate(
@@ -223,18 +196,14 @@ async fn pass(gate: &Gate<Node>) -> Result<Passed, GateError> {
 
 async fn refused(gate: &Gate<Node>) -> Refusal {
     let error = pass(gate).await.expect_err("a refusal");
-    let GateError::Refused(refusal) = error else {
-        panic!("expected a refusal, got {error:?}")
-    };
+    let GateError::Refused(refusal) = error else { panic!("expected a refusal, got {error:?}") };
     refusal
 }
 
 /// Who made the schema right, and whether that was us.
 fn current(passed: Result<Passed, GateError>) -> (String, bool) {
     let passed = passed.expect("passes");
-    let Passed::Current { by, adopted, .. } = passed else {
-        panic!("{passed:?}")
-    };
+    let Passed::Current { by, adopted, .. } = passed else { panic!("{passed:?}") };
     (by, adopted)
 }
 
@@ -296,20 +265,14 @@ async fn three_nodes_at_once_migrate_once() {
         })
         .collect();
     assert!(by.iter().all(|node| *node == by[0]), "{by:?}");
-    assert_eq!(
-        (image.migrations(), image.heads.load(Ordering::SeqCst)),
-        (1, 1)
-    );
+    assert_eq!((image.migrations(), image.heads.load(Ordering::SeqCst)), (1, 1));
     assert_eq!(*image.commands.lock().expect("whole"), ["fix-plugins"]);
     let waiting = waiting.into_inner().expect("whole");
     assert_eq!(waiting, [Some(by[0].clone()), Some(by[0].clone())]);
 
     // A second boot starts no container at all.
     pass(&gates[1]).await.expect("passes");
-    assert_eq!(
-        (image.migrations(), image.heads.load(Ordering::SeqCst)),
-        (1, 1)
-    );
+    assert_eq!((image.migrations(), image.heads.load(Ordering::SeqCst)), (1, 1));
 }
 
 #[tokio::test]
@@ -318,10 +281,7 @@ async fn a_cut_connection_stops_the_migration_and_another_node_takes_over() {
     let image = Image::new(&server, OLD, &[Migration::Hangs]);
     let first = gate(&server, &image, "a", "1.14.2", "a");
     let (lost, ()) = tokio::join!(pass(&first), async {
-        wait_for("a migration", async || {
-            (image.migrations() == 1).then_some(())
-        })
-        .await;
+        wait_for("a migration", async || (image.migrations() == 1).then_some(())).await;
         cut(&server, "a").await;
     });
     let error = lost.expect_err("lost its lock");
@@ -339,10 +299,8 @@ async fn a_cut_connection_stops_the_migration_and_another_node_takes_over() {
 async fn a_node_that_only_waits_survives_a_cut_connection() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::WorksLater]);
-    let (first, second) = (
-        gate(&server, &image, "a", "1.14.2", "a"),
-        gate(&server, &image, "b", "1.14.2", "a"),
-    );
+    let (first, second) =
+        (gate(&server, &image, "a", "1.14.2", "a"), gate(&server, &image, "b", "1.14.2", "a"));
     let waits = watch::Sender::new(false);
     let report = |progress| {
         if matches!(progress, Progress::Waiting(WaitingOn::Migration(_))) {
@@ -352,18 +310,11 @@ async fn a_node_that_only_waits_survives_a_cut_connection() {
     let (a, b, ()) = tokio::join!(
         pass(&first),
         async {
-            wait_for("a migration", async || {
-                (image.migrations() == 1).then_some(())
-            })
-            .await;
+            wait_for("a migration", async || (image.migrations() == 1).then_some(())).await;
             second.pass(&report).await
         },
         async {
-            waits
-                .subscribe()
-                .wait_for(|waits| *waits)
-                .await
-                .expect("lives");
+            waits.subscribe().wait_for(|waits| *waits).await.expect("lives");
             cut(&server, "b").await;
             image.release();
         }
@@ -379,10 +330,7 @@ async fn exit_code_zero_is_no_proof() {
     let image = Image::new(&server, OLD, &[Migration::EndsWellAndDoesNothing]);
     let node = gate(&server, &image, "a", "1.14.2", "a");
     let refusal = refused(&node).await;
-    assert!(
-        matches!(&refusal, Refusal::Failed { node, .. } if node == "a"),
-        "{refusal:?}"
-    );
+    assert!(matches!(&refusal, Refusal::Failed { node, .. } if node == "a"), "{refusal:?}");
     assert!(refusal.to_string().contains("exit code 0"), "{refusal}");
 }
 
@@ -390,40 +338,26 @@ async fn exit_code_zero_is_no_proof() {
 async fn a_skipped_migration_is_tried_again_but_not_for_ever() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::Skips, Migration::Skips]);
-    pass(&gate(&server, &image, "a", "1.14.2", "a"))
-        .await
-        .expect("the third try works");
+    pass(&gate(&server, &image, "a", "1.14.2", "a")).await.expect("the third try works");
     assert_eq!(image.migrations(), 3);
 
     let image = Image::new(&server, NEW, &[Migration::Skips; 4]);
-    let error = pass(&gate(&server, &image, "a", "1.15.0", "b"))
-        .await
-        .expect_err("gives up");
-    assert!(
-        matches!(error, GateError::Skipped { tries: 4 }),
-        "{error:?}"
-    );
+    let error = pass(&gate(&server, &image, "a", "1.15.0", "b")).await.expect_err("gives up");
+    assert!(matches!(error, GateError::Skipped { tries: 4 }), "{error:?}");
     assert_eq!((image.migrations(), error.exit()), (4, Exit::Migration));
     // Nothing failed for good: the next attempt may find the lock gone.
-    pass(&gate(&server, &image, "b", "1.15.0", "b"))
-        .await
-        .expect("passes");
+    pass(&gate(&server, &image, "b", "1.15.0", "b")).await.expect("passes");
 }
 
 #[tokio::test]
 async fn a_failure_is_reported_everywhere_and_not_repeated_until_cleared() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::Fails]);
-    let (a, b) = (
-        gate(&server, &image, "a", "1.14.2", "a"),
-        gate(&server, &image, "b", "1.14.2", "a"),
-    );
+    let (a, b) =
+        (gate(&server, &image, "a", "1.14.2", "a"), gate(&server, &image, "b", "1.14.2", "a"));
     for node in [&a, &b, &a] {
         let text = refused(node).await.to_string();
-        assert!(
-            text.contains("failed on a") && text.contains("exit code 1"),
-            "{text}"
-        );
+        assert!(text.contains("failed on a") && text.contains("exit code 1"), "{text}");
         assert!(text.contains("password [REDACTED] is wrong"), "{text}");
     }
     assert_eq!(image.migrations(), 1);
@@ -437,9 +371,7 @@ async fn another_build_of_the_release_may_try_after_a_failure() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::Fails]);
     refused(&gate(&server, &image, "a", "1.14.2", "a")).await;
-    pass(&gate(&server, &image, "a", "1.14.2", "b"))
-        .await
-        .expect("passes");
+    pass(&gate(&server, &image, "a", "1.14.2", "b")).await.expect("passes");
 }
 
 #[tokio::test]
@@ -448,9 +380,7 @@ async fn a_newer_schema_is_refused_by_name_or_allowed_by_the_manifest() {
     let (old, new) = (Image::new(&server, OLD, &[]), Image::new(&server, NEW, &[]));
     let settled = gate(&server, &old, "a", "1.14.2", "a");
     pass(&settled).await.expect("an empty database");
-    pass(&gate(&server, &new, "b", "1.15.0", "b"))
-        .await
-        .expect("an upgrade");
+    pass(&gate(&server, &new, "b", "1.15.0", "b")).await.expect("an upgrade");
     let expected = Refusal::Newer {
         ours: "1.14.2".parse().expect("valid"),
         revision: NEW.to_owned(),
@@ -459,28 +389,19 @@ async fn a_newer_schema_is_refused_by_name_or_allowed_by_the_manifest() {
     };
     assert_eq!(refused(&settled).await, expected);
     // Also by a build of the old release that never passed here.
-    assert_eq!(
-        refused(&gate(&server, &old, "c", "1.14.2", "c")).await,
-        expected
-    );
+    assert_eq!(refused(&gate(&server, &old, "c", "1.14.2", "c")).await, expected);
     assert_eq!(old.migrations(), 1);
 
     let mut tolerant = subject("c", "1.14.2", "a");
     tolerant.beside = vec!["1.15.0".parse().expect("valid")];
-    let passed = pass(&gate_with(&server, &old, tolerant, quick()))
-        .await
-        .expect("allowed");
-    let Passed::Beside { release, .. } = passed else {
-        panic!("{passed:?}")
-    };
+    let passed = pass(&gate_with(&server, &old, tolerant, quick())).await.expect("allowed");
+    let Passed::Beside { release, .. } = passed else { panic!("{passed:?}") };
     assert_eq!(release.as_str(), "1.15.0");
 
     // Taken back by hand, the schema may be migrated again.
     set_revision(&mut server.connect().await, OLD).await;
     pass(&settled).await.expect("its own schema again");
-    pass(&gate(&server, &new, "b", "1.15.0", "b"))
-        .await
-        .expect("migrates again");
+    pass(&gate(&server, &new, "b", "1.15.0", "b")).await.expect("migrates again");
     assert_eq!(new.migrations(), 2);
 }
 
@@ -498,9 +419,7 @@ async fn an_unknown_revision_is_refused_and_tried_again_only_when_it_changes() {
     }
     assert_eq!(image.migrations(), 1);
     set_revision(&mut connection, "aaaabbbbcccc").await;
-    pass(&node)
-        .await
-        .expect("a revision the image can start from");
+    pass(&node).await.expect("a revision the image can start from");
 }
 
 #[tokio::test]
@@ -520,22 +439,14 @@ async fn post_migration_commands_run_once_each() {
     let image = Image::new(&server, OLD, &[]);
     image.command_codes.lock().expect("whole").extend([0, 3]);
     let mut subject = subject("a", "1.14.2", "a");
-    subject.post_migration = ["one", "two"]
-        .map(|command| vec![command.to_owned()])
-        .to_vec();
+    subject.post_migration = ["one", "two"].map(|command| vec![command.to_owned()]).to_vec();
     let node = gate_with(&server, &image, subject, quick());
     let text = refused(&node).await.to_string();
-    assert!(
-        text.contains("`flask two` ended with exit code 3"),
-        "{text}"
-    );
+    assert!(text.contains("`flask two` ended with exit code 3"), "{text}");
     node.clear().await.expect("clears");
     pass(&node).await.expect("passes");
     pass(&node).await.expect("passes again");
-    assert_eq!(
-        *image.commands.lock().expect("whole"),
-        ["one", "two", "two"]
-    );
+    assert_eq!(*image.commands.lock().expect("whole"), ["one", "two", "two"]);
     assert_eq!(image.migrations(), 1);
 }
 
@@ -544,16 +455,10 @@ async fn waiting_has_a_deadline_that_says_for_whom() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::Hangs]);
     let leads = gate(&server, &image, "a", "1.14.2", "a");
-    let short = Timings {
-        pass: Duration::from_millis(500),
-        ..quick()
-    };
+    let short = Timings { pass: Duration::from_millis(500), ..quick() };
     let waits = gate_with(&server, &image, subject("b", "1.14.2", "a"), short);
     let waited = async {
-        wait_for("a migration", async || {
-            (image.migrations() == 1).then_some(())
-        })
-        .await;
+        wait_for("a migration", async || (image.migrations() == 1).then_some(())).await;
         pass(&waits).await
     };
     let error = tokio::select! {
@@ -561,20 +466,15 @@ async fn waiting_has_a_deadline_that_says_for_whom() {
         waited = waited => waited.expect_err("nobody finishes"),
     };
     assert_eq!(error.exit(), Exit::Deadline);
-    assert!(
-        error.to_string().contains("migration by a (since "),
-        "{error}"
-    );
+    assert!(error.to_string().contains("migration by a (since "), "{error}");
 }
 
 #[tokio::test]
 async fn plugin_daemons_start_one_after_the_other() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[]);
-    let (a, b) = (
-        gate(&server, &image, "a", "1.14.2", "a"),
-        gate(&server, &image, "b", "1.14.2", "a"),
-    );
+    let (a, b) =
+        (gate(&server, &image, "a", "1.14.2", "a"), gate(&server, &image, "b", "1.14.2", "a"));
     let within = Duration::from_secs(10);
     let starting = AtomicUsize::new(0);
     let go = watch::Sender::new(false);
@@ -593,8 +493,5 @@ async fn plugin_daemons_start_one_after_the_other() {
         a.start_daemon(&report, within, start()),
         b.start_daemon(&report, within, start())
     );
-    assert_eq!(
-        (first.expect("starts"), second.expect("starts")),
-        ("healthy", "healthy")
-    );
+    assert_eq!((first.expect("starts"), second.expect("starts")), ("healthy", "healthy"));
 }

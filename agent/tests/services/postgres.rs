@@ -36,10 +36,7 @@ fn unprivileged() -> Option<(u32, u32)> {
         .lines()
         .find(|line| line.starts_with("postgres:"))
         .expect("the PostgreSQL package makes user postgres");
-    let mut ids = line
-        .split(':')
-        .skip(2)
-        .map(|id| id.parse().expect("a number"));
+    let mut ids = line.split(':').skip(2).map(|id| id.parse().expect("a number"));
     Some((ids.next().expect("uid"), ids.next().expect("gid")))
 }
 
@@ -93,50 +90,32 @@ impl Server {
             .arg(&data)
             .output()
             .expect("initdb runs");
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = free_port();
         let mut command = program("postgres");
-        command
-            .arg("-D")
-            .arg(&data)
-            .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-            .args(["-c", "fsync=off", "-c", "unix_socket_directories="]);
+        command.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port.to_string()]).args([
+            "-c",
+            "fsync=off",
+            "-c",
+            "unix_socket_directories=",
+        ]);
         if let Some(authority) = tls {
             let certificate = owned(&folder.path().join("server.crt"), &authority.certificate);
             let key = owned(&folder.path().join("server.key"), &authority.key);
             command.args(["-c", "ssl=on"]);
-            command
-                .arg("-c")
-                .arg(format!("ssl_cert_file={}", certificate.display()));
-            command
-                .arg("-c")
-                .arg(format!("ssl_key_file={}", key.display()));
+            command.arg("-c").arg(format!("ssl_cert_file={}", certificate.display()));
+            command.arg("-c").arg(format!("ssl_key_file={}", key.display()));
         }
         for setting in settings {
             command.args(["-c", setting]);
         }
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("postgres runs");
-        let server = Self {
-            child,
-            folder,
-            port,
-        };
+        let child =
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("postgres runs");
+        let server = Self { child, folder, port };
         let administrator = server.administrator();
         let mut connection =
             wait_for("PostgreSQL", async || administrator.connect().await.ok()).await;
-        run(
-            &mut connection,
-            &format!("create role dify login password '{PASSWORD}'"),
-        )
-        .await;
+        run(&mut connection, &format!("create role dify login password '{PASSWORD}'")).await;
         run(&mut connection, "create database dify owner dify").await;
         server
     }
@@ -154,11 +133,7 @@ impl Server {
 
     /// Options of the role Dify uses.
     pub(crate) fn options(&self) -> PgConnectOptions {
-        options(
-            &self.settings(PostgresTls::Disable),
-            Some(&Secret::from(PASSWORD)),
-            None,
-        )
+        options(&self.settings(PostgresTls::Disable), Some(&Secret::from(PASSWORD)), None)
     }
 
     /// Options of the superuser.
@@ -175,10 +150,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let data = self.folder.path().join("data");
-        let _ = program("pg_ctl")
-            .args(["stop", "-m", "immediate", "-D"])
-            .arg(data)
-            .output();
+        let _ = program("pg_ctl").args(["stop", "-m", "immediate", "-D"]).arg(data).output();
         let _ = self.child.wait();
     }
 }

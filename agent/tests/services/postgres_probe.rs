@@ -10,10 +10,7 @@ use crate::certificates::Authority;
 use crate::postgres::{PASSWORD, Server, run};
 
 fn need(connections: u32) -> Need {
-    Need {
-        connections,
-        arithmetic: "(api 2 x 5) x 2 VMs".to_owned(),
-    }
+    Need { connections, arithmetic: "(api 2 x 5) x 2 VMs".to_owned() }
 }
 
 /// Lines by name, without those that are well.
@@ -26,10 +23,8 @@ fn unwell(lines: &[CheckLine]) -> Vec<(&str, Verdict)> {
 }
 
 fn text(lines: &[CheckLine], name: &str) -> String {
-    let line = lines
-        .iter()
-        .find(|line| line.name == name)
-        .unwrap_or_else(|| panic!("{name}: {lines:?}"));
+    let line =
+        lines.iter().find(|line| line.name == name).unwrap_or_else(|| panic!("{name}: {lines:?}"));
     format!("{} | {}", line.found, line.advice.as_deref().unwrap_or("-"))
 }
 
@@ -72,10 +67,7 @@ impl<'a> Ask<'a> {
         };
         let facts = look(&question).await;
         let lines = judge(&question, &facts, &need(self.need));
-        assert!(
-            !format!("{lines:?} {facts:?}").contains(PASSWORD),
-            "a password in {lines:?}"
-        );
+        assert!(!format!("{lines:?} {facts:?}").contains(PASSWORD), "a password in {lines:?}");
         lines
     }
 }
@@ -89,11 +81,7 @@ async fn a_good_server_is_well_and_what_is_allowed_is_created() {
     let other = Authority::new(&["x"]);
     // A bundle holds the CAs of several servers.
     let bundle = format!("{}{}", other.ca, authority.ca);
-    let ask = || Ask {
-        tls: PostgresTls::VerifyCa,
-        bundle: Some(&bundle),
-        ..Ask::of(&server)
-    };
+    let ask = || Ask { tls: PostgresTls::VerifyCa, bundle: Some(&bundle), ..Ask::of(&server) };
     let lines = ask().lines().await;
     assert_eq!(unwell(&lines), [], "{lines:?}");
     assert!(text(&lines, "extension").contains("uuid-ossp created"));
@@ -109,48 +97,23 @@ async fn a_wrong_ca_is_named_and_gets_no_password() {
     let authority = Authority::new(&[]);
     let server = Server::start_with(Some(&authority), &[]).await;
     let wrong = Authority::new(&[]);
-    let lines = Ask {
-        tls: PostgresTls::VerifyCa,
-        bundle: Some(&wrong.ca),
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
+    let lines = Ask { tls: PostgresTls::VerifyCa, bundle: Some(&wrong.ca), ..Ask::of(&server) }
+        .lines()
+        .await;
     assert_eq!(unwell(&lines), [("tls", Verdict::Fail)]);
     assert_eq!(lines.len(), 2, "nothing is asked after it: {lines:?}");
     let said = text(&lines, "tls");
-    assert!(
-        said.contains("unknown authority") && said.contains("`certificates`?"),
-        "{said}"
-    );
+    assert!(said.contains("unknown authority") && said.contains("`certificates`?"), "{said}");
 
     // A certificate without any name, as Cloud SQL issues them, is fine for verify-ca.
-    let lines = Ask {
-        tls: PostgresTls::VerifyCa,
-        bundle: Some(&authority.ca),
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
-    assert!(
-        text(&lines, "tls").contains("name not checked"),
-        "{lines:?}"
-    );
-    assert!(
-        text(&lines, "login").starts_with("dify on dify"),
-        "{lines:?}"
-    );
+    let lines = Ask { tls: PostgresTls::VerifyCa, bundle: Some(&authority.ca), ..Ask::of(&server) }
+        .lines()
+        .await;
+    assert!(text(&lines, "tls").contains("name not checked"), "{lines:?}");
+    assert!(text(&lines, "login").starts_with("dify on dify"), "{lines:?}");
 
-    let lines = Ask {
-        tls: PostgresTls::Require,
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
-    assert!(
-        unwell(&lines).contains(&("tls", Verdict::Warn)),
-        "{lines:?}"
-    );
+    let lines = Ask { tls: PostgresTls::Require, ..Ask::of(&server) }.lines().await;
+    assert!(unwell(&lines).contains(&("tls", Verdict::Warn)), "{lines:?}");
 }
 
 #[tokio::test]
@@ -158,13 +121,7 @@ async fn what_the_role_may_not_do_is_said_with_the_statement_that_helps() {
     let server = Server::start_with(None, &["max_connections=25"]).await;
     let mut administrator = server.administrator().connect().await.expect("connects");
     run(&mut administrator, "create database other").await;
-    let lines = Ask {
-        database: "other",
-        need: 23,
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
+    let lines = Ask { database: "other", need: 23, ..Ask::of(&server) }.lines().await;
     assert_eq!(
         unwell(&lines),
         [
@@ -185,50 +142,20 @@ async fn what_the_role_may_not_do_is_said_with_the_statement_that_helps() {
         "{said}"
     );
 
-    let lines = Ask {
-        extension: "vector",
-        need: 22,
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
+    let lines = Ask { extension: "vector", need: 22, ..Ask::of(&server) }.lines().await;
     assert!(text(&lines, "extension").contains("vector is not installed on the server"));
     // The administrator's own connection is one of the others.
-    assert!(
-        unwell(&lines).contains(&("connections", Verdict::Warn)),
-        "{lines:?}"
-    );
+    assert!(unwell(&lines).contains(&("connections", Verdict::Warn)), "{lines:?}");
 }
 
 #[tokio::test]
 async fn login_failures_are_told_apart() {
     let server = Server::start().await;
-    let lines = Ask {
-        password: "wrong",
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
-    assert!(
-        text(&lines, "login").contains("wrong password for role dify"),
-        "{lines:?}"
-    );
-    let lines = Ask {
-        database: "absent",
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
-    assert!(
-        text(&lines, "login").contains("create database absent"),
-        "{lines:?}"
-    );
-    let lines = Ask {
-        tls: PostgresTls::Require,
-        ..Ask::of(&server)
-    }
-    .lines()
-    .await;
+    let lines = Ask { password: "wrong", ..Ask::of(&server) }.lines().await;
+    assert!(text(&lines, "login").contains("wrong password for role dify"), "{lines:?}");
+    let lines = Ask { database: "absent", ..Ask::of(&server) }.lines().await;
+    assert!(text(&lines, "login").contains("create database absent"), "{lines:?}");
+    let lines = Ask { tls: PostgresTls::Require, ..Ask::of(&server) }.lines().await;
     assert!(text(&lines, "tls").contains("offers no TLS"), "{lines:?}");
     drop(server);
 }

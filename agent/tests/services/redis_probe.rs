@@ -49,10 +49,7 @@ impl Server {
                 lines.push("port 0".to_owned());
                 lines.push(format!("tls-port {port}"));
                 lines.push("tls-auth-clients no".to_owned());
-                lines.push(format!(
-                    "tls-cert-file {}",
-                    file("crt", &authority.certificate)
-                ));
+                lines.push(format!("tls-cert-file {}", file("crt", &authority.certificate)));
                 lines.push(format!("tls-key-file {}", file("key", &authority.key)));
                 lines.push(format!("tls-ca-cert-file {}", file("ca", &authority.ca)));
             }
@@ -65,25 +62,10 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("package redis is installed");
-        wait_for("Redis", async || {
-            TcpStream::connect(("127.0.0.1", port)).await.ok()
-        })
-        .await;
-        let tls = if tls.is_some() {
-            RedisTls::Verify
-        } else {
-            RedisTls::Disable
-        };
-        let settings = Redis {
-            host: "127.0.0.1".to_owned(),
-            port,
-            tls,
-        };
-        Self {
-            child,
-            _folder: folder,
-            settings,
-        }
+        wait_for("Redis", async || TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
+        let tls = if tls.is_some() { RedisTls::Verify } else { RedisTls::Disable };
+        let settings = Redis { host: "127.0.0.1".to_owned(), port, tls };
+        Self { child, _folder: folder, settings }
     }
 
     async fn lines(
@@ -93,17 +75,11 @@ impl Server {
         bundle: Option<&str>,
     ) -> Vec<CheckLine> {
         dify_common::gcp::install_tls_provider();
-        let settings = Redis {
-            tls,
-            ..self.settings.clone()
-        };
+        let settings = Redis { tls, ..self.settings.clone() };
         let password = password.map(Secret::from);
         let facts = look(&settings, password.as_ref(), bundle, true).await;
         let lines = judge(&settings, &facts);
-        assert!(
-            !format!("{lines:?} {facts:?}").contains(AUTH),
-            "a password in {lines:?}"
-        );
+        assert!(!format!("{lines:?} {facts:?}").contains(AUTH), "a password in {lines:?}");
         lines
     }
 }
@@ -124,10 +100,8 @@ fn unwell(lines: &[CheckLine]) -> Vec<(&str, Verdict)> {
 }
 
 fn text(lines: &[CheckLine], name: &str) -> String {
-    let line = lines
-        .iter()
-        .find(|line| line.name == name)
-        .unwrap_or_else(|| panic!("{name}: {lines:?}"));
+    let line =
+        lines.iter().find(|line| line.name == name).unwrap_or_else(|| panic!("{name}: {lines:?}"));
     format!("{} | {}", line.found, line.advice.as_deref().unwrap_or("-"))
 }
 
@@ -135,16 +109,12 @@ fn text(lines: &[CheckLine], name: &str) -> String {
 async fn a_server_like_memorystore_is_well() {
     let authority = Authority::new(&["127.0.0.1"]);
     let server = Server::start(Some(&authority), "noeviction").await;
-    let lines = server
-        .lines(RedisTls::Verify, Some(AUTH), Some(&authority.ca))
-        .await;
+    let lines = server.lines(RedisTls::Verify, Some(AUTH), Some(&authority.ca)).await;
     assert_eq!(unwell(&lines), [], "{lines:?}");
     assert!(text(&lines, "memory").contains("of 100 MiB"), "{lines:?}");
     assert_eq!(text(&lines, "policy"), "noeviction | -");
     // Not checked although it could be: said, not refused.
-    let lines = server
-        .lines(RedisTls::NoVerify, Some(AUTH), Some(&authority.ca))
-        .await;
+    let lines = server.lines(RedisTls::NoVerify, Some(AUTH), Some(&authority.ca)).await;
     assert_eq!(unwell(&lines), [("tls", Verdict::Warn)], "{lines:?}");
 }
 
@@ -152,16 +122,11 @@ async fn a_server_like_memorystore_is_well() {
 async fn a_certificate_without_the_address_is_refused_with_the_way_out() {
     let authority = Authority::new(&["redis.internal"]);
     let server = Server::start(Some(&authority), "noeviction").await;
-    let lines = server
-        .lines(RedisTls::Verify, Some(AUTH), Some(&authority.ca))
-        .await;
+    let lines = server.lines(RedisTls::Verify, Some(AUTH), Some(&authority.ca)).await;
     assert_eq!(unwell(&lines), [("tls", Verdict::Fail)]);
     assert_eq!(lines.len(), 2, "nothing is asked after it: {lines:?}");
     let said = text(&lines, "tls");
-    assert!(
-        said.contains("does not carry 127.0.0.1") && said.contains("redis.internal"),
-        "{said}"
-    );
+    assert!(said.contains("does not carry 127.0.0.1") && said.contains("redis.internal"), "{said}");
     assert!(said.contains("tls: no-verify"), "{said}");
     let lines = server.lines(RedisTls::NoVerify, Some(AUTH), None).await;
     assert_eq!(unwell(&lines), [], "{lines:?}");
@@ -169,53 +134,31 @@ async fn a_certificate_without_the_address_is_refused_with_the_way_out() {
 
 #[tokio::test]
 async fn a_wrong_ca_and_a_wrong_auth_string_are_told_apart() {
-    let (authority, wrong) = (
-        Authority::new(&["127.0.0.1"]),
-        Authority::new(&["127.0.0.1"]),
-    );
+    let (authority, wrong) = (Authority::new(&["127.0.0.1"]), Authority::new(&["127.0.0.1"]));
     let server = Server::start(Some(&authority), "noeviction").await;
-    let lines = server
-        .lines(RedisTls::Verify, Some(AUTH), Some(&wrong.ca))
-        .await;
-    assert!(
-        text(&lines, "tls").contains("unknown authority"),
-        "{lines:?}"
-    );
+    let lines = server.lines(RedisTls::Verify, Some(AUTH), Some(&wrong.ca)).await;
+    assert!(text(&lines, "tls").contains("unknown authority"), "{lines:?}");
     for password in [Some("wrong"), None] {
-        let lines = server
-            .lines(RedisTls::Verify, password, Some(&authority.ca))
-            .await;
+        let lines = server.lines(RedisTls::Verify, password, Some(&authority.ca)).await;
         assert_eq!(unwell(&lines), [("login", Verdict::Fail)], "{lines:?}");
         assert!(text(&lines, "login").contains("AUTH string"), "{lines:?}");
     }
     // Plain text to a TLS port.
     let lines = server.lines(RedisTls::Disable, Some(AUTH), None).await;
-    assert!(
-        unwell(&lines).contains(&("login", Verdict::Fail)),
-        "{lines:?}"
-    );
+    assert!(unwell(&lines).contains(&("login", Verdict::Fail)), "{lines:?}");
 }
 
 #[tokio::test]
 async fn policies_that_lose_tasks_are_refused() {
-    for (policy, verdict) in [
-        ("allkeys-lru", Verdict::Fail),
-        ("volatile-lru", Verdict::Warn),
-    ] {
+    for (policy, verdict) in [("allkeys-lru", Verdict::Fail), ("volatile-lru", Verdict::Warn)] {
         let server = Server::start(None, policy).await;
         let lines = server.lines(RedisTls::Disable, Some(AUTH), None).await;
-        assert_eq!(
-            unwell(&lines),
-            [("tls", Verdict::Warn), ("policy", verdict)],
-            "{lines:?}"
-        );
+        assert_eq!(unwell(&lines), [("tls", Verdict::Warn), ("policy", verdict)], "{lines:?}");
     }
     // TLS to a plain port.
     let authority = Authority::new(&["127.0.0.1"]);
     let server = Server::start(None, "noeviction").await;
-    let lines = server
-        .lines(RedisTls::Verify, Some(AUTH), Some(&authority.ca))
-        .await;
+    let lines = server.lines(RedisTls::Verify, Some(AUTH), Some(&authority.ca)).await;
     assert_eq!(unwell(&lines), [("tls", Verdict::Fail)]);
     assert!(text(&lines, "tls").contains("6378"), "{lines:?}");
 }

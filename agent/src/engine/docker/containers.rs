@@ -42,17 +42,11 @@ impl Engine {
         let files = site.files().place(spec)?;
         self.ensure_volumes(spec, site).await?;
         let body = request::container(spec, site, files, self.open_files, labels);
-        let options = CreateContainerOptionsBuilder::new()
-            .name(&spec.name)
-            .build();
-        let created = within(
-            SLOW,
-            DOING,
-            &spec.name,
-            self.docker.create_container(Some(options), body),
-        )
-        .await
-        .map_err(|error| error.without(request::secrets(spec)))?;
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let created =
+            within(SLOW, DOING, &spec.name, self.docker.create_container(Some(options), body))
+                .await
+                .map_err(|error| error.without(request::secrets(spec)))?;
         for attachment in spec.networks.iter().skip(1) {
             let connect = NetworkConnectRequest {
                 container: created.id.clone(),

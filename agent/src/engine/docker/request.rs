@@ -86,9 +86,7 @@ pub(super) fn container(
 /// hand, so ours is taken for its.
 pub(super) fn open_files() -> i64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"));
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let hard = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
     hard.map_or(OPEN_FILES, |hard| OPEN_FILES.min(hard))
 }
@@ -216,14 +214,8 @@ mod tests {
         spec.env.insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
         spec.limits.memory = Some(1 << 30);
         spec.stop_timeout = Duration::from_millis(1500);
-        spec.volumes = vec![VolumeMount {
-            volume: "dify-n1-v".into(),
-            path: "/v".into(),
-        }];
-        let files = vec![PlacedFile {
-            source: "/state/f".into(),
-            target: "/f".into(),
-        }];
+        spec.volumes = vec![VolumeMount { volume: "dify-n1-v".into(), path: "/v".into() }];
+        let files = vec![PlacedFile { source: "/state/f".into(), target: "/f".into() }];
         let mut body = serde_json::to_value(container(&spec, &site, files, 65_536, vec![]))
             .expect("serialises");
         let hash = body["Labels"][label::SPEC].take();

@@ -50,10 +50,7 @@ fn every_change_of_a_field_changes_the_hash() {
         |s| s.user = Some("1000".into()),
         |s| drop(s.env.insert("PLAIN".into(), EnvValue::Plain("y".into()))),
         |s| {
-            drop(
-                s.env
-                    .insert("SECRET".into(), EnvValue::Secret(Secret::from("hunter3"))),
-            );
+            drop(s.env.insert("SECRET".into(), EnvValue::Secret(Secret::from("hunter3"))));
         },
         |s| drop(s.env.insert("NEW".into(), EnvValue::Plain(String::new()))),
         |s| drop(s.env.remove("PLAIN")),

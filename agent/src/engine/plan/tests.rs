@@ -48,11 +48,7 @@ impl World {
             containers: containers.iter().map(|spec| hash(&spec.name)).collect(),
             networks: networks.iter().map(|spec| hash(&spec.name)).collect(),
         };
-        Self {
-            containers,
-            networks,
-            hashes,
-        }
+        Self { containers, networks, hashes }
     }
 
     fn plan(&self, observed: &Observed) -> EnginePlan {
@@ -60,10 +56,7 @@ impl World {
     }
 
     fn spec(&self, name: &str) -> &ContainerSpec {
-        self.containers
-            .iter()
-            .find(|spec| spec.name == name)
-            .expect("steps name specs")
+        self.containers.iter().find(|spec| spec.name == name).expect("steps name specs")
     }
 
     fn made(&self, spec: &ContainerSpec, id: String) -> ObservedContainer {
@@ -73,11 +66,7 @@ impl World {
             spec: self.hashes.containers[&spec.name].to_string(),
             release: "1".to_owned(),
             image: spec.image.clone(),
-            addresses: spec
-                .networks
-                .iter()
-                .map(|end| (end.network.clone(), end.address))
-                .collect(),
+            addresses: spec.networks.iter().map(|end| (end.network.clone(), end.address)).collect(),
             state: RunState::Created,
             stop_timeout: Duration::from_secs(10),
         }
@@ -86,10 +75,7 @@ impl World {
 
 impl Model {
     fn empty() -> Self {
-        Self {
-            observed: Observed::default(),
-            made: 0,
-        }
+        Self { observed: Observed::default(), made: 0 }
     }
 
     fn fresh_id(&mut self) -> String {
@@ -112,12 +98,7 @@ impl Model {
                     .retain(|found, one_shot| found != name || one_shot.id != *id);
             }
             Step::RemoveNetwork { name, id, .. } => {
-                if self
-                    .observed
-                    .networks
-                    .get(name)
-                    .is_some_and(|found| found.id == *id)
-                {
+                if self.observed.networks.get(name).is_some_and(|found| found.id == *id) {
                     let used = self
                         .observed
                         .containers
@@ -134,9 +115,7 @@ impl Model {
                     assert_eq!(found.spec, spec, "made over another");
                 } else {
                     let id = self.fresh_id();
-                    self.observed
-                        .networks
-                        .insert(name.clone(), ObservedNetwork { id, spec });
+                    self.observed.networks.insert(name.clone(), ObservedNetwork { id, spec });
                 }
             }
             Step::Create { name } => {
@@ -158,17 +137,11 @@ impl Model {
                 Some(_) | None => self.create(name, world),
             },
             Step::Start { name } => {
-                let found = self
-                    .observed
-                    .containers
-                    .get_mut(name)
-                    .expect("exists before it is started");
+                let found =
+                    self.observed.containers.get_mut(name).expect("exists before it is started");
                 assert_eq!(found.spec, world.hashes.containers[name].as_str());
                 if !found.state.is_running() {
-                    found.state = RunState::Running {
-                        since: "now".to_owned(),
-                        pid: 1,
-                    };
+                    found.state = RunState::Running { since: "now".to_owned(), pid: 1 };
                 }
             }
         }
@@ -184,9 +157,7 @@ impl Model {
             );
         }
         let id = self.fresh_id();
-        self.observed
-            .containers
-            .insert(name.to_owned(), world.made(spec, id));
+        self.observed.containers.insert(name.to_owned(), world.made(spec, id));
     }
 
     fn carry_out_all(&mut self, plan: &EnginePlan, world: &World) {
@@ -198,11 +169,7 @@ impl Model {
 
 fn world() -> World {
     World::new(
-        &[
-            ("api", &["main", "egress"]),
-            ("worker", &["main"]),
-            ("sandbox", &["inner", "main"]),
-        ],
+        &[("api", &["main", "egress"]), ("worker", &["main"]), ("sandbox", &["inner", "main"])],
         &["main", "egress", "inner"],
     )
 }
@@ -234,11 +201,7 @@ fn from_nothing_networks_come_first_and_containers_in_start_order() {
         ]
     );
     let again = world.plan(&settled(&world).observed);
-    assert_eq!(
-        (again.steps, again.unchanged.len()),
-        (vec![], 3),
-        "a second run changes nothing"
-    );
+    assert_eq!((again.steps, again.unchanged.len()), (vec![], 3), "a second run changes nothing");
 }
 
 #[test]
@@ -247,10 +210,7 @@ fn only_what_changed_is_replaced_and_says_why() {
     let name = "dify-n1-worker".to_owned();
     type Change = fn(&mut ObservedContainer);
     let cases: [(Change, ReplaceReason); 4] = [
-        (
-            |found| found.spec = "old".into(),
-            ReplaceReason::SpecChanged,
-        ),
+        (|found| found.spec = "old".into(), ReplaceReason::SpecChanged),
         (
             |found| found.image = "old".into(),
             ReplaceReason::ImageChanged {
@@ -272,14 +232,7 @@ fn only_what_changed_is_replaced_and_says_why() {
         let plan = world.plan(&model.observed);
         assert_eq!(
             plan.steps,
-            [
-                Step::Replace {
-                    name: name.clone(),
-                    id,
-                    why
-                },
-                Step::Start { name: name.clone() }
-            ]
+            [Step::Replace { name: name.clone(), id, why }, Step::Start { name: name.clone() }]
         );
         assert_eq!(plan.unchanged, ["dify-n1-api", "dify-n1-sandbox"]);
     }
@@ -289,54 +242,27 @@ fn only_what_changed_is_replaced_and_says_why() {
 fn what_ended_is_started_and_what_is_not_in_the_stack_goes() {
     let world = world();
     let mut model = settled(&world);
-    let exited = RunState::Exited {
-        code: 137,
-        oom: true,
-        at: String::new(),
-    };
+    let exited = RunState::Exited { code: 137, oom: true, at: String::new() };
+    model.observed.containers.get_mut("dify-n1-api").expect("settled").state = exited;
+    let mut old = world.made(&world.containers[1], "old".into());
+    old.state = RunState::Running { since: String::new(), pid: 7 };
+    model.observed.containers.insert("dify-n1-beat".into(), old);
+    model.observed.one_shots.insert("dify-n1-job".into(), OneShot { id: "j".into(), orphan: true });
     model
         .observed
-        .containers
-        .get_mut("dify-n1-api")
-        .expect("settled")
-        .state = exited;
-    let mut old = world.made(&world.containers[1], "old".into());
-    old.state = RunState::Running {
-        since: String::new(),
-        pid: 7,
-    };
-    model.observed.containers.insert("dify-n1-beat".into(), old);
-    model.observed.one_shots.insert(
-        "dify-n1-job".into(),
-        OneShot {
-            id: "j".into(),
-            orphan: true,
-        },
-    );
-    model.observed.one_shots.insert(
-        "dify-n1-migration".into(),
-        OneShot {
-            id: "m".into(),
-            orphan: false,
-        },
-    );
+        .one_shots
+        .insert("dify-n1-migration".into(), OneShot { id: "m".into(), orphan: false });
     let plan = world.plan(&model.observed);
     assert_eq!(
         plan.steps,
         [
-            Step::Remove {
-                name: "dify-n1-job".into(),
-                id: "j".into(),
-                why: RemoveReason::Orphan
-            },
+            Step::Remove { name: "dify-n1-job".into(), id: "j".into(), why: RemoveReason::Orphan },
             Step::Remove {
                 name: "dify-n1-beat".into(),
                 id: "old".into(),
                 why: RemoveReason::NotInStack
             },
-            Step::Start {
-                name: "dify-n1-api".into()
-            },
+            Step::Start { name: "dify-n1-api".into() },
         ]
     );
 }
@@ -346,34 +272,20 @@ fn what_is_not_ours_is_named_and_left_alone() {
     let world = world();
     let mut observed = Observed::default();
     observed.foreign_containers.insert("dify-n1-worker".into());
+    observed.foreign_networks.insert("dify-n1-inner".into(), vec![]);
     observed
         .foreign_networks
-        .insert("dify-n1-inner".into(), vec![]);
-    observed.foreign_networks.insert(
-        "theirs".into(),
-        vec![Subnet {
-            base: Ipv4Addr::new(10, 77, 1, 128),
-            prefix: 25,
-        }],
-    );
+        .insert("theirs".into(), vec![Subnet { base: Ipv4Addr::new(10, 77, 1, 128), prefix: 25 }]);
     let plan = world.plan(&observed);
     assert_eq!(
         plan.foreign_conflicts,
         [
-            ForeignConflict::Subnet {
-                network: "dify-n1-egress".into(),
-                taken_by: "theirs".into()
-            },
+            ForeignConflict::Subnet { network: "dify-n1-egress".into(), taken_by: "theirs".into() },
             ForeignConflict::Network("dify-n1-inner".into()),
             ForeignConflict::Container("dify-n1-worker".into()),
         ]
     );
-    assert_eq!(
-        plan.steps,
-        [Step::CreateNetwork {
-            name: "dify-n1-main".into()
-        }]
-    );
+    assert_eq!(plan.steps, [Step::CreateNetwork { name: "dify-n1-main".into() }]);
     assert!(
         plan.foreign_conflicts
             .iter()
@@ -385,19 +297,11 @@ fn what_is_not_ours_is_named_and_left_alone() {
 fn a_change_that_is_blocked_takes_nothing_down() {
     let world = world();
     let mut model = settled(&world);
+    model.observed.networks.get_mut("dify-n1-main").expect("settled").spec = "old".into();
     model
         .observed
-        .networks
-        .get_mut("dify-n1-main")
-        .expect("settled")
-        .spec = "old".into();
-    model.observed.foreign_networks.insert(
-        "theirs".into(),
-        vec![Subnet {
-            base: Ipv4Addr::new(10, 0, 0, 0),
-            prefix: 8,
-        }],
-    );
+        .foreign_networks
+        .insert("theirs".into(), vec![Subnet { base: Ipv4Addr::new(10, 0, 0, 0), prefix: 8 }]);
     let plan = world.plan(&model.observed);
     assert_eq!(plan.steps, []);
     assert_eq!(plan.foreign_conflicts.len(), 1);
@@ -412,10 +316,8 @@ fn any_plan_converges_and_twice_is_once() {
         let mut random = StdRng::seed_from_u64(seed);
         let mut model = settled(&world);
         scramble(&mut model, &world, &mut random);
-        let foreign = (
-            model.observed.foreign_containers.clone(),
-            model.observed.foreign_networks.clone(),
-        );
+        let foreign =
+            (model.observed.foreign_containers.clone(), model.observed.foreign_networks.clone());
         let plan = world.plan(&model.observed);
         model.carry_out_all(&plan, &world);
         let once = model.clone();
@@ -423,16 +325,10 @@ fn any_plan_converges_and_twice_is_once() {
         assert_eq!(model, once, "seed {seed}: twice is not once");
         let next = world.plan(&model.observed);
         assert_eq!(next.steps, [], "seed {seed}: {:?}", plan.steps);
-        assert_eq!(
-            next.foreign_conflicts, plan.foreign_conflicts,
-            "seed {seed}"
-        );
+        assert_eq!(next.foreign_conflicts, plan.foreign_conflicts, "seed {seed}");
         assert_eq!(
             foreign,
-            (
-                model.observed.foreign_containers,
-                model.observed.foreign_networks
-            ),
+            (model.observed.foreign_containers, model.observed.foreign_networks),
             "seed {seed}"
         );
     }
@@ -441,33 +337,22 @@ fn any_plan_converges_and_twice_is_once() {
 fn scramble(model: &mut Model, world: &World, random: &mut StdRng) {
     let observed = &mut model.observed;
     if random.random_bool(0.2) {
-        let spec = ObservedNetwork {
-            id: "old network".into(),
-            spec: "x".into(),
-        };
+        let spec = ObservedNetwork { id: "old network".into(), spec: "x".into() };
         observed.networks.insert("dify-n1-old".into(), spec);
         if let Some(found) = observed.containers.get_mut("dify-n1-worker") {
-            found
-                .addresses
-                .insert("dify-n1-old".into(), Ipv4Addr::LOCALHOST);
+            found.addresses.insert("dify-n1-old".into(), Ipv4Addr::LOCALHOST);
         }
     }
     for network in &world.networks {
         match random.random_range(0..6) {
             0 => drop(observed.networks.remove(&network.name)),
             1 => {
-                observed
-                    .networks
-                    .get_mut(&network.name)
-                    .expect("settled")
-                    .spec = "changed".into();
+                observed.networks.get_mut(&network.name).expect("settled").spec = "changed".into();
             }
             2 if random.random_bool(0.3) => {
                 // Ours went, theirs came.
                 observed.networks.remove(&network.name);
-                observed
-                    .foreign_networks
-                    .insert(network.name.clone(), vec![]);
+                observed.foreign_networks.insert(network.name.clone(), vec![]);
             }
             _ => {}
         }
@@ -491,12 +376,6 @@ fn scramble(model: &mut Model, world: &World, random: &mut StdRng) {
         }
     }
     if random.random_bool(0.3) {
-        observed.one_shots.insert(
-            "dify-n1-job".into(),
-            OneShot {
-                id: "job".into(),
-                orphan: true,
-            },
-        );
+        observed.one_shots.insert("dify-n1-job".into(), OneShot { id: "job".into(), orphan: true });
     }
 }
