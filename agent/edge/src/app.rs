@@ -145,20 +145,33 @@ impl Edge {
             let beat = Arc::new(AtomicU64::new(0));
             beats.push(Arc::clone(&beat));
             let worker = Worker::new(Arc::clone(&shared), beat);
-            thread(worker, socket, inherited, End(ended.clone())).map_err(StartError::Thread)?;
+            let end = End {
+                tell: ended.clone(),
+                as_told: false,
+            };
+            thread(worker, socket, inherited, end).map_err(StartError::Thread)?;
         }
         let tasks = Tasks::default();
         let span = Span::current;
         tasks.spawn_essential("orders", span(), link::run(Arc::clone(&shared), address));
         tasks.spawn_essential("probe", span(), probe::run(Arc::clone(&shared)));
         tasks.spawn_essential("notify", span(), notify::run(Arc::clone(&shared), beats));
-        let exit = tokio::select! {
-            // cancel-safe: whichever ends decides; nothing is resumed.
-            () = drain::run(Arc::clone(&shared), inbox) => Exit::Drained,
-            // cancel-safe: as above.
-            _ = ends.recv() => Exit::Died("worker"),
-            // cancel-safe: as above.
-            name = tasks.died() => Exit::Died(name),
+        let mut drained = std::pin::pin!(drain::run(Arc::clone(&shared), inbox));
+        let exit = loop {
+            tokio::select! {
+                // cancel-safe: pinned outside the loop.
+                () = drained.as_mut() => break Exit::Drained,
+                // cancel-safe: `recv` loses no message when dropped.
+                Some(as_told) = ends.recv() => {
+                    // Told to stop accepting, a thread without connections is done.
+                    if !as_told || shared.life.borrow().accept {
+                        break Exit::Died("worker");
+                    }
+                    threads -= 1;
+                }
+                // cancel-safe: waits on a watch.
+                name = tasks.died() => break Exit::Died(name),
+            }
         };
         drop(asks);
         if exit == Exit::Drained {
@@ -183,11 +196,21 @@ impl Edge {
 }
 
 /// Tells that its thread ended, in whatever way.
-struct End(mpsc::UnboundedSender<()>);
+struct End {
+    tell: mpsc::UnboundedSender<bool>,
+    /// False until the end: a panic must not look like obedience.
+    as_told: bool,
+}
+
+impl End {
+    fn as_told(mut self) {
+        self.as_told = true;
+    }
+}
 
 impl Drop for End {
     fn drop(&mut self) {
-        let _ = self.0.send(());
+        let _ = self.tell.send(self.as_told);
     }
 }
 
@@ -200,11 +223,9 @@ fn thread(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let body = move || {
-        let _end = end;
-        if let Err(error) = runtime.block_on(worker.run(socket, inherited)) {
-            error!(%error, "a serving thread ended");
-        }
+    let body = move || match runtime.block_on(worker.run(socket, inherited)) {
+        Ok(()) => end.as_told(),
+        Err(error) => error!(%error, "a serving thread ended"),
     };
     std::thread::Builder::new()
         .name("edge".to_owned())

@@ -222,6 +222,8 @@ impl<S> Guard<S> {
         self.client.busy.store(true, Ordering::Release);
         self.mode = Mode::Refused;
         self.head_since = None;
+        // The answer gets as long as a head does.
+        self.last_read = Instant::now();
         self.pending.clear();
         self.pending.extend_from_slice(MARKED);
         self.approved = MARKED.len();

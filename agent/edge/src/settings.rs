@@ -13,7 +13,7 @@ use dify_common::telemetry::LogMode;
 
 /// The data plane on port 1080: streams requests to Dify's containers.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "dify-edge", version, about)]
+#[command(name = "dify-edge", version, about, args_override_self = true)]
 pub struct Settings {
     /// Which instance this is; `a` and `b` take turns in an upgrade
     #[arg(long, env = "DIFY_EDGE_INSTANCE", default_value = "a")]
