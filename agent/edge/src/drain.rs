@@ -8,8 +8,8 @@
 //! ```
 //!
 //! SIGTERM also ends the process once it is drained. SIGUSR1 (hand-over: another
-//! instance accepts on the same socket) skips the notice, leaves `/health` alone
-//! and stops accepting at once. What to do is a pure function of what was asked
+//! instance accepts on the same socket) stops accepting at once and leaves `/health`
+//! alone; open connections are served within the notice. What to do is a pure function of what was asked
 //! and the time; the task around it logs each step with counts.
 
 use std::sync::Arc;
@@ -62,7 +62,8 @@ impl Default for Life {
 pub enum Ask {
     /// Drain and end; asked again: cut and end.
     Terminate(&'static str),
-    /// Another instance has taken over: stop accepting, finish, end.
+    /// Another instance has taken over: stop accepting, serve what is connected
+    /// within the notice, finish, end.
     HandOver,
 }
 
@@ -73,6 +74,8 @@ struct Leaving {
     since: Instant,
     notice: Duration,
     bound: Duration,
+    /// Takes new connections within the notice: nobody else does.
+    accepts: bool,
     /// Ends the process.
     exits: bool,
     /// Turns `/health` by itself.
@@ -96,7 +99,7 @@ fn plan(leaving: &Leaving, now: Instant, in_flight: u32) -> Step {
     if now < noticed {
         return Step {
             stage: Stage::Notice,
-            accept: true,
+            accept: leaving.accepts,
             cut: false,
             drained: false,
             wake: Some(noticed),
@@ -172,6 +175,7 @@ fn by_order(order: &Drain, since: Instant) -> Leaving {
         since,
         notice: Duration::from_millis(order.notice_ms),
         bound: Duration::from_millis(order.bound_ms),
+        accepts: true,
         exits: false,
         unready: false,
     }
@@ -189,12 +193,14 @@ fn asked(
         since: Instant::now(),
         notice: settings.drain_notice,
         bound: settings.drain_bound,
+        accepts: true,
         exits: true,
         unready: true,
     };
     match ask {
+        // Who has just connected here may send its request yet.
         Ask::HandOver => Leaving {
-            notice: Duration::ZERO,
+            accepts: false,
             unready: false,
             ..fresh("handed over")
         },
@@ -286,6 +292,7 @@ mod tests {
             since: Instant::now(),
             notice: Duration::from_secs(30),
             bound: Duration::from_secs(600),
+            accepts: true,
             exits,
             unready: exits,
         }
@@ -346,10 +353,10 @@ mod tests {
         let shared = shared();
         let exit = asked(&shared, Ask::HandOver, None, None);
         let step = plan(&exit, Instant::now(), 1);
-        assert_eq!(
-            (step.stage, step.accept, exit.unready),
-            (Stage::Closing, false, false)
-        );
+        let seen = (step.stage, step.accept, exit.unready);
+        assert_eq!(seen, (Stage::Notice, false, false));
+        let later = plan(&exit, Instant::now() + exit.notice, 1);
+        assert_eq!((later.stage, later.accept), (Stage::Closing, false));
     }
 
     #[tokio::test(start_paused = true)]

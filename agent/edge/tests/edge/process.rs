@@ -30,16 +30,32 @@ fn edge(directory: &Path) -> Vec<String> {
     .to_vec()
 }
 
-async fn exit_code(mut child: Child) -> Option<i32> {
+/// A process that does not outlive its test.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).spawn().expect("runs"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn exit_code(mut process: Process) -> Option<i32> {
     let ended = wait_for("the process to end", || {
-        std::future::ready(child.try_wait().expect("waited"))
+        std::future::ready(process.0.try_wait().expect("waited"))
     });
     ended.await.code()
 }
 
-fn signal(child: &Child, name: &str) {
+fn signal(process: &Process, name: &str) {
     let sent = Command::new("kill")
-        .args(["-s", name, &child.id().to_string()])
+        .args(["-s", name, &process.0.id().to_string()])
         .status();
     assert!(sent.expect("kill runs").success());
 }
@@ -55,12 +71,11 @@ async fn exit_codes_tell_usage_from_failure() {
     let directory = tempfile::tempdir().expect("a directory");
     let run = |more: &[&str]| {
         let mut command = Command::new(EDGE);
-        command.args(edge(directory.path())).args(more);
         command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("runs")
+            .args(edge(directory.path()))
+            .args(more)
+            .stderr(Stdio::null());
+        Process::start(&mut command)
     };
     assert_eq!(exit_code(run(&["--threads", "none"])).await, Some(64));
     assert_eq!(exit_code(run(&["--version"])).await, Some(0));
@@ -79,12 +94,12 @@ async fn it_is_ready_with_orders_and_ends_with_zero_when_drained() {
         orders(&Upstream::new().await),
     );
     let notify = UnixDatagram::bind(directory.path().join("notify")).expect("bound");
-    let child = Command::new(EDGE)
+    let mut command = Command::new(EDGE);
+    let notify_path = directory.path().join("notify");
+    command
         .args(edge(directory.path()))
-        .env("NOTIFY_SOCKET", directory.path().join("notify"))
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("runs");
+        .env("NOTIFY_SOCKET", notify_path);
+    let child = Process::start(&mut command);
     let mut message = [0; 64];
     let read = tokio::time::timeout(PATIENCE, notify.recv(&mut message));
     let count = read.await.expect("a message").expect("received");
@@ -98,20 +113,15 @@ async fn it_is_ready_with_orders_and_ends_with_zero_when_drained() {
 }
 
 /// Starts an instance on `socket`, as a service manager would.
-fn activated(directory: &Path, instance: &str, socket: OwnedFd) -> Child {
-    Command::new("sh")
-        .args([
-            "-c",
-            "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
-            "sh",
-            EDGE,
-        ])
-        .args(edge(directory))
-        .args(["--instance", instance])
-        .stdin(Stdio::from(socket))
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("runs")
+fn activated(directory: &Path, instance: &str, socket: OwnedFd) -> Process {
+    let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh", EDGE])
+        .args(edge(directory));
+    // Long enough for who connected just before the hand-over to ask.
+    command.args(["--instance", instance, "--drain-notice", "1s"]);
+    Process::start(command.stdin(Stdio::from(socket)))
 }
 
 #[tokio::test]
