@@ -122,8 +122,8 @@ impl Drop for Exchange {
                     own = self.own.unwrap_or(""),
                     client = %self.client.address,
                     bytes = self.sent,
-                    first_ms = self.first.as_millis() as u64,
-                    total_ms = self.started.elapsed().as_millis() as u64,
+                    first_ms = millis(self.first),
+                    total_ms = millis(self.started.elapsed()),
                     "request"
                 )
             };
@@ -134,4 +134,8 @@ impl Drop for Exchange {
             line!(debug);
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

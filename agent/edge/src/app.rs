@@ -203,7 +203,7 @@ struct End {
 }
 
 impl End {
-    fn as_told(mut self) {
+    fn obeyed(mut self) {
         self.as_told = true;
     }
 }
@@ -224,7 +224,7 @@ fn thread(
         .enable_all()
         .build()?;
     let body = move || match runtime.block_on(worker.run(socket, inherited)) {
-        Ok(()) => end.as_told(),
+        Ok(()) => end.obeyed(),
         Err(error) => error!(%error, "a serving thread ended"),
     };
     std::thread::Builder::new()

@@ -312,8 +312,8 @@ impl Chunks {
             (Chunk::Size { value, digits: 1.. } | Chunk::Extension { value }, b'\r') => {
                 Chunk::SizeLf { value }
             }
-            (Chunk::Size { value, digits: 1.. }, b';') => Chunk::Extension { value },
-            (Chunk::Extension { value }, b'\t' | b' '..=b'~') => Chunk::Extension { value },
+            (Chunk::Size { value, digits: 1.. }, b';')
+            | (Chunk::Extension { value }, b'\t' | b' '..=b'~') => Chunk::Extension { value },
             (Chunk::SizeLf { value: 0 }, b'\n') => {
                 self.line = 0;
                 Chunk::Trailer { blank: true }

@@ -291,7 +291,7 @@ mod tests {
             cause: "test",
             since: Instant::now(),
             notice: Duration::from_secs(30),
-            bound: Duration::from_secs(600),
+            bound: Duration::from_mins(10),
             accepts: true,
             exits,
             unready: exits,

@@ -18,7 +18,7 @@ use crate::drain::Stage;
 use crate::guard::Client;
 use crate::headers::{self, Leg};
 use crate::health;
-use crate::route::{Decision, Table};
+use crate::route::Decision;
 use crate::upgrade;
 use crate::upstream::Upstream;
 use crate::upstream::connect::Link;
@@ -275,11 +275,4 @@ fn own(answer: Response<Bytes>, exchange: Exchange, close: bool) -> Response<Edg
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// What every request handler sees of the instance.
-impl crate::state::Shared {
-    fn table(&self) -> Option<Arc<Table>> {
-        self.view.borrow().table.clone()
-    }
 }

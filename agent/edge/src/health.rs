@@ -17,7 +17,7 @@ use crate::state::Shared;
 
 /// Silence that makes liveness fail when no orders ever said how long: several
 /// times what systemd needs to bring an agent back.
-const SILENT_FAULT: Duration = Duration::from_secs(300);
+const SILENT_FAULT: Duration = Duration::from_mins(5);
 
 /// What the verdict is made from.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +72,7 @@ pub(crate) fn judge(facts: Facts<'_>) -> Verdict {
             let answers = facts
                 .probes
                 .get(name)
-                .map_or(facts.heard.is_some(), Probe::answers);
+                .map_or(facts.heard.is_some(), |probe| probe.answers());
             if !answers && !missing.contains(name) {
                 missing.push(name.clone());
             }

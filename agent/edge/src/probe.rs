@@ -31,7 +31,7 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// It counts as there.
-    pub(crate) fn answers(&self) -> bool {
+    pub(crate) fn answers(self) -> bool {
         self.answered
     }
 

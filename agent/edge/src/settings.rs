@@ -87,8 +87,8 @@ impl Default for Timeouts {
         Self {
             head: Duration::from_secs(10),
             keep_alive: Duration::from_secs(650),
-            response: Duration::from_secs(3600),
-            idle: Duration::from_secs(3600),
+            response: Duration::from_hours(1),
+            idle: Duration::from_hours(1),
         }
     }
 }
@@ -197,7 +197,7 @@ mod tests {
     fn defaults_hold_what_they_promise() {
         let settings = Settings::try_parse_from(["dify-edge"]).expect("defaults are valid");
         assert_eq!(settings.listen.port(), 1080);
-        assert!(settings.timeouts.keep_alive > Duration::from_secs(600));
+        assert!(settings.timeouts.keep_alive > Duration::from_mins(10));
         let documented = Timeouts::default();
         assert_eq!(settings.timeouts.idle, documented.idle);
         assert_eq!(settings.timeouts.head, documented.head);

@@ -47,6 +47,11 @@ impl Shared {
         }
     }
 
+    /// Orders in force.
+    pub(crate) fn table(&self) -> Option<Arc<Table>> {
+        self.view.borrow().table.clone()
+    }
+
     pub(crate) fn stage(&self) -> Stage {
         self.life.borrow().stage
     }

@@ -111,13 +111,12 @@ mod tests {
         let held = upstream.slot().await.expect("free");
         assert_eq!(upstream.slot().await.unwrap_err(), Failure::Overloaded);
         let waiters: Vec<_> = (0..=QUEUE_FLOOR).map(|_| upstream.slot()).collect();
-        let mut waiters = futures_util::future::join_all(waiters);
-        let all = std::pin::Pin::new(&mut waiters);
+        let waiters = futures_util::future::join_all(waiters);
         let release = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(held);
         };
-        let (served, ()) = tokio::join!(async { all.await }, release);
+        let (served, ()) = tokio::join!(waiters, release);
         // The one beyond the queue was turned away at once; all hold at the end
         // what they got, so only the first of the queue got the slot.
         let got = served.iter().filter(|slot| slot.is_ok()).count();

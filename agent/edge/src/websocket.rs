@@ -66,11 +66,11 @@ mod tests {
         match (u8::try_from(length), u16::try_from(length)) {
             (Ok(short @ 0..126), _) => frame.push(mask | short),
             (_, Ok(medium)) => {
-                frame.push(mask | 126);
+                frame.push(mask | 0x7e);
                 frame.extend_from_slice(&medium.to_be_bytes());
             }
             _ => {
-                frame.push(mask | 127);
+                frame.push(mask | 0x7f);
                 frame.extend_from_slice(&(length as u64).to_be_bytes());
             }
         }

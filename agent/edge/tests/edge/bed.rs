@@ -178,11 +178,11 @@ pub(crate) fn refusal(prefix: &str, status: u16) -> Refusal {
     }
 }
 
-pub(crate) fn drain(notice_ms: u64, bound_ms: u64) -> Option<Drain> {
-    Some(Drain {
+pub(crate) fn drain(notice_ms: u64, bound_ms: u64) -> Drain {
+    Drain {
         notice_ms,
         bound_ms,
-    })
+    }
 }
 
 /// A container: hands each connection to the test.

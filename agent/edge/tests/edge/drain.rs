@@ -71,7 +71,7 @@ async fn an_ordered_drain_ends_drained_and_can_be_withdrawn() {
     let bed = Bed::new(orders(&api)).await;
     let streams = streams(&bed, &api, 3).await;
     bed.agent
-        .order(|orders| orders.drain = drain(100, 60_000))
+        .order(|orders| orders.drain = Some(drain(100, 60_000)))
         .await;
     let answer = bed.get("/health").await;
     assert_eq!(

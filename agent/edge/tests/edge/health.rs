@@ -24,7 +24,7 @@ fn probed(upstream: Upstream) -> (std::net::SocketAddr, tokio::sync::watch::Send
     crate::bed::spawn(async move {
         loop {
             let Ok((mut call, _)) =
-                tokio::time::timeout(Duration::from_secs(600), upstream.call()).await
+                tokio::time::timeout(Duration::from_mins(10), upstream.call()).await
             else {
                 return;
             };

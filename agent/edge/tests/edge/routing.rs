@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bed::{Bed, Upstream, nothing, orders, refusal, route, spawn};
+use crate::bed::{Bed, Upstream, nothing, orders, refusal, route};
 
 #[tokio::test]
 async fn routes_refusals_and_own_answers() {
@@ -256,7 +256,7 @@ async fn one_connection_carries_many_requests_also_pipelined() {
                 .upstreams
                 .get_mut("api")
                 .expect("it is there")
-                .address = address
+                .address = address;
         })
         .await;
     let mut client = bed.client().await;
@@ -274,6 +274,5 @@ async fn one_connection_carries_many_requests_also_pipelined() {
             answer.body
         );
     }
-    let _idle = spawn(async {});
     bed.stop().await;
 }

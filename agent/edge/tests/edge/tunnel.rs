@@ -111,7 +111,9 @@ async fn a_drain_says_goodbye_to_a_websocket_between_two_frames() {
     // Half a frame: seven bytes announced, two sent.
     torn.send_bytes(b"\x82\x07ab").await;
     assert_eq!(within.exactly(4).await, b"\x82\x07ab");
-    bed.agent.order(|orders| orders.drain = drain(0, 200)).await;
+    bed.agent
+        .order(|orders| orders.drain = Some(drain(0, 200)))
+        .await;
     assert_eq!(between.rest().await, [0x88, 2, 0x03, 0xe9]);
     assert_eq!(
         within.rest().await,
