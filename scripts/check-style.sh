@@ -11,7 +11,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 # Files under version control, and new ones that will be.
 files() { git ls-files --cached --others --exclude-standard -- "$@" | while read -r f; do [[ -f $f ]] && echo "$f"; done; }
 rust() { files '*.rs'; }
-shipped() { rust | grep -E '^(agent|common|supervisor)/' || true; }
+tests_of_ours='(^|/)tests?(/|\.rs$)|_tests?\.rs$'
+shipped() { rust | grep -E '^(agent|common|supervisor)/' | grep -vE "$tests_of_ours" || true; }
 
 # grep -n over the files on stdin, `FILE:LINE: rule` for each hit. What follows
 # `#[cfg(test)]` in a file is its tests, and not looked at. With EXCUSE, a
@@ -83,7 +84,7 @@ repeated_causes() {
 # The simulator and the stand-ins are programs whose job is to be slow. What
 # else must take time says so: `// sleeps: REASON`.
 sleeping_tests() {
-  rust | grep -E '^tests/' | grep -vE '^tests/(sim|standin)/src/|/wait\.rs$' |
+  rust | grep -E "$tests_of_ours" | grep -vE '^tests/(sim|standin)/src/|/wait\.rs$' |
     find_in '(^|[^a-z_])sleep(_until)?\(' 'tests wait for a condition (wait_for), they do not sleep' '// sleeps: .'
   rust | while read -r file; do
     { grep -nE 'thread::sleep\(' "$file" || true; } |
@@ -167,6 +168,7 @@ agent/src/a.rs	#[error("x: {source}")]\nA { source: E },	repeats its source
 agent/src/a.rs	#[error("x: {0}")]\n/// doc\nA(#[source] E),	repeats its source
 agent/src/a.rs	#[error(\n    "x: {0}"\n)]\nA(\n    #[from]\n    E),	repeats its source
 tests/e2e/a.rs	tokio::time::sleep(x).await;	do not sleep
+agent/tests/a.rs	sleep(x).await;	do not sleep
 tests/e2e/a.rs	// sleeps:\nsleep(x).await;	do not sleep
 agent/src/a.rs	std::thread::sleep(x);	holds up the runtime
 agent/src/a.rs	println!("x");	only the command line prints
@@ -181,6 +183,8 @@ EOT
   mkdir -p agent/src/cli tests/sim/src
   printf '%s\n' 'select! {' '    // cancel-safe: x' '    a = b() => match a {' '        1 => {}' '        _ => {}' '    },' \
     '    else => {}' '}' '#[error("x {0}")]' 'A(String),' '// println!' '#[cfg(test)]' 'println!("x");' >agent/src/a.rs
+  mkdir -p agent/tests
+  printf '%s\n' 'println!("x");' >agent/tests/guest.rs
   printf '%s\n' 'async fn plan() { println!("x") }' >agent/src/cli/plan.rs
   printf '%s\n' 'sleep(x).await;' >tests/sim/src/a.rs
   printf '%s\n' '// sleeps: a slow line' 'sleep(x).await;' '#[error("ask about {0}")]' \
