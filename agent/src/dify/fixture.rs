@@ -80,7 +80,7 @@ pub(super) fn plain() -> Settings {
         },
         drain: DrainTimes {
             notice: Duration::from_secs(15),
-            bound: Duration::from_secs(1200),
+            bound: Duration::from_mins(20),
         },
         logs: Logs {
             mode: LogMode::default(),
@@ -141,7 +141,17 @@ pub(super) fn planted(name: SecretName) -> String {
         // 32 bytes as base64url: 43 characters, the last of which has two spare bits.
         SecretName::AgentServerKey => format!("planted-agent_server_key-{}A", "x".repeat(17)),
         SecretName::InitPassword => "planted-init_password".into(),
-        other => format!("planted-{}-{}", other.as_str(), "0123456789".repeat(3)),
+        SecretName::SecretKey
+        | SecretName::DatabasePassword
+        | SecretName::VectorPassword
+        | SecretName::RedisPassword
+        | SecretName::PluginDaemonKey
+        | SecretName::InnerApiKey
+        | SecretName::CodeExecutionKey
+        | SecretName::AgentApiToken
+        | SecretName::ShellctlToken => {
+            format!("planted-{}-{}", name.as_str(), "0123456789".repeat(3))
+        }
     }
 }
 
