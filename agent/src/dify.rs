@@ -9,6 +9,7 @@ mod credentials;
 mod environment;
 pub mod explain;
 mod files;
+mod findings;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]

@@ -8,7 +8,9 @@ use super::network::Plan;
 
 /// Private, local, metadata and reserved destinations. Squid compares the
 /// address a name resolves to, so `metadata.google.internal` is among them.
-/// The list is that of Dify's squid template since 1.15.0.
+/// The list is that of Dify's squid template since 1.15.0 but for the IPv4 in
+/// IPv6 forms: to squid `::ffff:0:0/96` is every IPv4 address, and `::/96`
+/// swallows its neighbours. NAT64 and 6to4 stand in their place.
 const PRIVATE: [&str; 15] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -19,10 +21,10 @@ const PRIVATE: [&str; 15] = [
     "192.168.0.0/16",
     "224.0.0.0/4",
     "240.0.0.0/4",
-    "::/128",
-    "::1/128",
-    "::ffff:0:0/96",
-    "::/96",
+    "::",
+    "::1",
+    "64:ff9b::/96",
+    "2002::/16",
     "fc00::/7",
     "fe80::/10",
 ];
@@ -55,7 +57,7 @@ impl Files<'_> {
             "# Between user code and the world; and, on port {port}, the way from api and
 # worker to the sandbox, with which they share no network.
 http_port {port} accel vhost name=relay
-cache_peer {sandbox} parent {port} 0 no-query originserver name=sandbox
+cache_peer {sandbox} parent {port} 0 no-query no-digest originserver name=sandbox connect-timeout=2
 acl relay myportname relay
 acl relay_clients src {code}
 http_access allow relay relay_clients
@@ -88,7 +90,9 @@ acl stub_path urlpath_regex ^/agent-stub(/|$)
 acl files_host dstdomain api
 acl files_port port {files}
 acl files_path urlpath_regex ^/files/
+acl climbing urlpath_regex (\\.|%2[eE])(\\.|%2[eE])
 acl CONNECT method CONNECT
+http_access deny climbing
 http_access allow clients !CONNECT stub_host stub_port stub_path
 http_access allow clients !CONNECT files_host files_port files_path
 {}{}",
@@ -133,7 +137,6 @@ cache deny all
 cache_mem 8 MB
 pinger_enable off
 forwarded_for delete
-via off
 httpd_suppress_version_string on
 client_request_buffer_max_size 100 MB
 connect_timeout 10 seconds

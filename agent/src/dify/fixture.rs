@@ -65,11 +65,16 @@ pub(super) fn plain() -> Settings {
             concurrency: NonZeroU32::new(3).expect("not 0"),
             releases_dir: None,
         },
-        network: NodeNetwork { base: Ipv4Addr::new(10, 88, 1, 0) },
-        liveness: Liveness {
-            docker_after: Duration::from_mins(3),
-            disk_after: Duration::from_mins(5),
-            agent_after: Duration::from_mins(5),
+        network: NodeNetwork {
+            base: Ipv4Addr::new(10, 88, 1, 0),
+        },
+        drain: DrainTimes {
+            notice: Duration::from_secs(15),
+            bound: Duration::from_mins(20),
+        },
+        logs: Logs {
+            mode: LogMode::default(),
+            filter: "info".into(),
         },
         drain: DrainTimes { notice: Duration::from_secs(15), bound: Duration::from_secs(1200) },
         logs: Logs { mode: LogMode::default(), filter: "info".into() },
@@ -121,7 +126,17 @@ pub(super) fn planted(name: SecretName) -> String {
         // 32 bytes as base64url: 43 characters, the last of which has two spare bits.
         SecretName::AgentServerKey => format!("planted-agent_server_key-{}A", "x".repeat(17)),
         SecretName::InitPassword => "planted-init_password".into(),
-        other => format!("planted-{}-{}", other.as_str(), "0123456789".repeat(3)),
+        SecretName::SecretKey
+        | SecretName::DatabasePassword
+        | SecretName::VectorPassword
+        | SecretName::RedisPassword
+        | SecretName::PluginDaemonKey
+        | SecretName::InnerApiKey
+        | SecretName::CodeExecutionKey
+        | SecretName::AgentApiToken
+        | SecretName::ShellctlToken => {
+            format!("planted-{}-{}", name.as_str(), "0123456789".repeat(3))
+        }
     }
 }
 

@@ -12,10 +12,15 @@
 //! and sandbox would let user code connect to api:5001. Here no network does.
 //! The sandbox shares one with the proxy alone; api and worker reach it over a
 //! second one, where the proxy answers under the name `sandbox` and relays port
-//! 8194 (Dify's own squid template did so up to 1.14.2). It holds on every
-//! Docker version and with any packet-filter backend, since nothing of it is a
-//! filter rule: there is no route. What is a rule is [`FirewallRule::CloseHost`]:
-//! an internal bridge still has an address of this machine on it.
+//! 8194 (Dify's own squid template did so up to 1.14.2). What would leave an
+//! internal bridge Docker drops on every version and with any packet-filter
+//! backend; nothing depends on filtering inside a bridge, which needs
+//! br_netfilter, or on routing between bridges, which Docker 28 forbids.
+//!
+//! One hole is left to us: a container on an internal network still reaches
+//! this machine itself, by the address of any of its bridges (seen with Docker
+//! 20.10: a database or a front door that listens on all addresses is open to
+//! user code). [`FirewallRule::CloseHost`] closes it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

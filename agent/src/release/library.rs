@@ -132,7 +132,7 @@ impl Library {
             for entry in entries.into_iter().flatten() {
                 let name = entry.map_err(read)?.file_name();
                 if let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".yaml"))
-                    && !stem.ends_with(".lock")
+                    && stem.strip_suffix(".lock").is_none()
                 {
                     names.insert((version(stem), stem.to_owned()));
                 }
