@@ -92,13 +92,9 @@ mod tests {
             "Negotiate",
             "Bearer",
             "Bearer service=\"x\"",
-            "Bearer realm=\"unterminated",
+            "Bearer realm",
         ] {
-            let parsed = Asked::parse(none);
-            assert!(
-                parsed.is_none() || none.contains("unterminated"),
-                "{none:?} gave {parsed:?}"
-            );
+            assert_eq!(Asked::parse(none), None, "{none:?}");
         }
     }
 }

@@ -399,3 +399,6 @@ async fn bounded(
         body.extend_from_slice(&chunk);
     }
 }
+
+#[cfg(test)]
+mod tests;

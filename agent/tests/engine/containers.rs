@@ -24,7 +24,7 @@ async fn observe(bed: &Bed) -> Observed {
 #[tokio::test]
 async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
     on_engine("plan", 1, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         let networks = [bed.network("main", 0), bed.network("inner", 1)];
         let mut api = bed.container("api", 10, "serve", &image);
         api.networks.push(Attachment {
@@ -155,7 +155,7 @@ async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
 #[tokio::test]
 async fn stopping_asks_first_and_kills_what_does_not_listen() {
     on_engine("stop", 2, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         bed.engine
             .ensure_network(&bed.network("main", 0), &bed.site)
             .await
@@ -222,7 +222,7 @@ async fn stopping_asks_first_and_kills_what_does_not_listen() {
 #[tokio::test]
 async fn one_shots_report_how_they_ended_and_leave_nothing() {
     on_engine("once", 3, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         bed.engine
             .ensure_network(&bed.network("main", 0), &bed.site)
             .await
@@ -286,7 +286,7 @@ async fn one_shots_report_how_they_ended_and_leave_nothing() {
 #[tokio::test]
 async fn a_one_shot_whose_process_is_gone_is_an_orphan_and_removed() {
     on_engine("orphan", 4, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         bed.engine
             .ensure_network(&bed.network("main", 0), &bed.site)
             .await
@@ -336,7 +336,7 @@ async fn a_one_shot_whose_process_is_gone_is_an_orphan_and_removed() {
 #[tokio::test]
 async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
     on_engine("foreign", 5, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         let network = bed.network("main", 0);
         bed.engine
             .ensure_network(&network, &bed.site)
@@ -398,7 +398,7 @@ async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
 #[tokio::test]
 async fn nothing_is_left_of_a_container_that_could_not_be_made_whole() {
     on_engine("whole", 7, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         bed.engine
             .ensure_network(&bed.network("main", 0), &bed.site)
             .await
@@ -434,7 +434,7 @@ async fn nothing_is_left_of_a_container_that_could_not_be_made_whole() {
 #[tokio::test]
 async fn events_wake_commands_run_inside_and_memory_is_read() {
     on_engine("inside", 8, async |bed: Bed| {
-        let image = guest_image(&bed.engine).await;
+        let image = guest_image(&bed).await;
         bed.engine
             .ensure_network(&bed.network("main", 0), &bed.site)
             .await

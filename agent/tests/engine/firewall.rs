@@ -64,7 +64,7 @@ async fn rules_are_in_force_between_containers_applied_twice_and_removed() {
 }
 
 async fn check(bed: &Bed, firewall: &Firewall) {
-    let image = guest_image(&bed.engine).await;
+    let image = guest_image(bed).await;
     bed.engine
         .ensure_network(&bed.network("main", 0), &bed.site)
         .await
