@@ -182,3 +182,6 @@ fn translate(doing: &'static str, target: &str, error: BollardError) -> EngineEr
         other => EngineError::new(EngineErrorKind::Engine, doing, target, other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

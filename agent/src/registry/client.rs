@@ -366,3 +366,6 @@ async fn bounded(
         body.extend_from_slice(&chunk);
     }
 }
+
+#[cfg(test)]
+mod tests;

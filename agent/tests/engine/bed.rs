@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dify_agent::engine::docker::Engine;
@@ -29,6 +30,8 @@ pub(crate) struct Bed {
     pub(crate) site: Site,
     /// Third octet of the test's subnet 10.231.N.0/24.
     octet: u8,
+    /// To be removed at the end.
+    images: Arc<Mutex<Vec<Reference>>>,
     _state: TempDir,
 }
 
@@ -44,9 +47,20 @@ pub(crate) async fn on_engine<F: Future<Output = ()>>(
     let site = Site::open(state.path(), node, "1.0".parse().expect("id"), LogDriver::JsonFile)
         .expect("opens");
     clean(&engine, &site).await;
-    let bed = Bed { engine: engine.clone(), site: site.clone(), octet, _state: state };
+    let images = Arc::<Mutex<Vec<Reference>>>::default();
+    let bed = Bed {
+        images: images.clone(),
+        engine: engine.clone(),
+        site: site.clone(),
+        octet,
+        _state: state,
+    };
     let outcome = AssertUnwindSafe(test(bed)).catch_unwind().await;
     clean(&engine, &site).await;
+    let images = std::mem::take(&mut *images.lock().unwrap_or_else(PoisonError::into_inner));
+    for image in images {
+        engine.remove_image(&image).await.expect("removable");
+    }
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
@@ -75,6 +89,14 @@ fn socket() -> PathBuf {
 impl Bed {
     pub(crate) fn name(&self, word: &str) -> String {
         format!("{}-{word}", self.site.node())
+    }
+
+    /// Has an image removed at the end.
+    pub(crate) fn will_pull(&self, image: &Reference) {
+        self.images
+            .lock()
+            .expect("no panic while held")
+            .push(image.clone());
     }
 
     pub(crate) fn address(&self, last: u8) -> Ipv4Addr {
@@ -248,10 +270,11 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
 }
 
 /// An image of the guest on this engine, pulled by digest.
-pub(crate) async fn guest_image(engine: &Engine) -> Reference {
+pub(crate) async fn guest_image(bed: &Bed) -> Reference {
     let registry = LocalRegistry::start().await;
     let (reference, digest) = registry.push_guest("guest:1", "plain").await;
     let pinned = reference.pinned(digest);
-    engine.pull(&pinned, None, drop).await.expect("pulled");
+    bed.will_pull(&pinned);
+    bed.engine.pull(&pinned, None, drop).await.expect("pulled");
     pinned
 }

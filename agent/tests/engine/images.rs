@@ -23,6 +23,7 @@ async fn images_are_pulled_once_by_digest_with_news_and_then_found() {
             assert_eq!(resolved.digest, pushed);
             assert_eq!(resolved.media_type, "application/vnd.oci.image.manifest.v1+json");
             images.push(reference.pinned(resolved.digest));
+            bed.will_pull(&images[images.len() - 1]);
         }
         let two = NonZeroU32::new(2).expect("not zero");
         for (round, turn) in [PullNews::Done, PullNews::Present].into_iter().enumerate() {

@@ -10,3 +10,4 @@ mod containers;
 mod firewall;
 mod guest;
 mod images;
+mod one_shots;

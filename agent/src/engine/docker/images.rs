@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
 use dify_common::ids::Digest;
 use dify_common::secret::{ExposeSecret, Secret};
 use futures_util::StreamExt;
 
-use super::{Engine, EngineError, EngineErrorKind, QUICK, translate, within};
+use super::{Engine, EngineError, EngineErrorKind, QUICK, SLOW, translate, within};
 use crate::registry::Reference;
 
 /// Without a word from the engine for this long a pull is stuck. Extracting a
@@ -124,6 +124,26 @@ impl Engine {
             Err(_) => return Err(EngineError::deadline(DOING, &target, PULL)),
         }
         self.verify(reference).await
+    }
+
+    /// Lets go of an image; its layers go when no other needs them. One that is
+    /// gone is fine, one that a container was made from is a conflict.
+    pub async fn remove_image(&self, reference: &Reference) -> Result<(), EngineError> {
+        let name = wanted(reference);
+        let removed = self
+            .docker
+            .remove_image(&name, None::<RemoveImageOptions>, None);
+        match within(SLOW, "remove image", &name, removed).await {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    EngineErrorKind::NotFound | EngineErrorKind::BadImage
+                ) =>
+            {
+                Ok(())
+            }
+            removed => removed.map(drop),
+        }
     }
 
     /// The engine checks digests while pulling; this makes sure it did, and
