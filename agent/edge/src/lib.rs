@@ -27,6 +27,7 @@ mod answer;
 mod app;
 mod body;
 mod check;
+mod chunks;
 mod drain;
 mod forward;
 mod guard;
