@@ -48,11 +48,27 @@ impl FromStr for LogMode {
     }
 }
 
+/// Libraries that print what they carry when asked for more: request bodies
+/// with a container's environment (bollard), headers with bearers.
+const QUIET: [&str; 8] = [
+    "bollard=info",
+    "h2=info",
+    "hyper=info",
+    "hyper_util=info",
+    "redis=info",
+    "reqwest=info",
+    "rustls=info",
+    "sqlx=info",
+];
+
 /// Sets the process up to log. `filter` is tracing's directive syntax, such as
 /// `info` or `info,dify_agent=debug`; an invalid one falls back to `info`.
 /// A second call does nothing.
 pub fn init(mode: LogMode, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    for library in QUIET {
+        filter = filter.add_directive(library.parse().expect("a constant directive"));
+    }
     let chosen = match mode {
         LogMode::Auto if systemd_journal_logger::connected_to_journal() => LogMode::Journald,
         LogMode::Auto if std::io::stderr().is_terminal() => LogMode::Text,

@@ -43,9 +43,10 @@ pub(crate) struct Verdict {
     pub(crate) faults: Vec<String>,
 }
 
-/// The agent has been silent so long that the edge judges for itself.
+/// The agent has been silent so long, or is so new, that the edge judges for itself.
 pub(crate) fn is_stale(orders: &Orders, heard: Option<Duration>) -> bool {
-    heard.is_none_or(|ago| ago > Duration::from_millis(orders.stale_after_ms))
+    orders.adopting
+        || heard.is_none_or(|ago| ago > Duration::from_millis(orders.stale_after_ms))
 }
 
 /// The verdict.
@@ -184,6 +185,14 @@ mod tests {
             leaving: false,
             probes: &probes,
         })
+    }
+
+    #[test]
+    fn an_adopting_agent_is_alive_and_the_containers_are_asked() {
+        let orders = Orders { adopting: true, ..dify() };
+        let verdict = judged(&orders, Some(1), &["api", "web"], &[]);
+        assert!(verdict.ready && verdict.stale && verdict.live);
+        assert!(!judged(&orders, Some(1), &["web"], &["api"]).ready);
     }
 
     #[test]

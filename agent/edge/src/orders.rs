@@ -16,6 +16,10 @@ use crate::state::Shared;
 /// Puts orders in force. True: they say something else than those before.
 pub(crate) fn apply(shared: &Shared, orders: Orders, heard: bool) -> bool {
     let before = shared.view.borrow().table.clone();
+    let orders = match &before {
+        Some(table) if orders.adopting => adopting(&table.orders, orders),
+        _ => orders,
+    };
     let same = before.as_ref().is_some_and(|table| table.orders == orders);
     let news = !same
         && before
@@ -49,6 +53,19 @@ pub(crate) fn apply(shared: &Shared, orders: Orders, heard: bool) -> bool {
         }
     });
     news
+}
+
+/// An agent that is taking over knows that it lives, and of the node's own
+/// faults; everything else stays as it was ordered before.
+fn adopting(before: &Orders, now: Orders) -> Orders {
+    Orders {
+        adopting: true,
+        sequence: now.sequence,
+        live: now.live,
+        faults: now.faults,
+        silent_fault_after_ms: now.silent_fault_after_ms,
+        ..before.clone()
+    }
 }
 
 fn says_the_same(before: &Orders, now: &Orders) -> bool {

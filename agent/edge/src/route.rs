@@ -217,6 +217,7 @@ pub(crate) mod tests {
             node: "n".to_owned(),
             sequence: 1,
             release: Some("1.14.2".to_owned()),
+            adopting: false,
             phase: Phase::Serving,
             ready: true,
             missing: Vec::new(),

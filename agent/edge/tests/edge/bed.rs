@@ -148,6 +148,7 @@ pub(crate) fn nothing() -> Orders {
         sequence: 1,
         release: Some("1.14.2".to_owned()),
         phase: Phase::Serving,
+        adopting: false,
         ready: true,
         missing: Vec::new(),
         live: true,
