@@ -73,7 +73,35 @@ impl Engine {
         wanted: Wanted<'_>,
         site: &Site,
     ) -> Result<Carried, EngineError> {
-        let observed = self.observe(site.node()).await?;
+        let carried = |changed| {
+            if changed {
+                Carried::Out
+            } else {
+                Carried::AlreadySo
+            }
+        };
+        let observed = match step {
+            Step::RemoveNetwork { id, .. } => return self.remove_network(id).await.map(carried),
+            Step::CreateNetwork { name } => {
+                return self
+                    .ensure_network(wanted.network(name)?, site)
+                    .await
+                    .map(carried);
+            }
+            Step::Remove { .. }
+            | Step::Create { .. }
+            | Step::Replace { .. }
+            | Step::Start { .. } => self.observe_one(site.node(), step.target()).await?,
+        };
+        if observed.foreign_containers.contains(step.target()) {
+            let found = "a container of that name exists";
+            return Err(EngineError::new(
+                EngineErrorKind::Conflict,
+                "carry out a step for",
+                step.target(),
+                found,
+            ));
+        }
         match step {
             Step::Remove { name, id, .. } => {
                 let one_shot = observed.one_shots.get(name).filter(|found| found.id == *id);
@@ -85,19 +113,7 @@ impl Engine {
                 }
                 self.remove(id).await?;
             }
-            Step::RemoveNetwork { name, id, .. } => {
-                if observed.networks.get(name).map(|found| &found.id) != Some(id) {
-                    return Ok(Carried::AlreadySo);
-                }
-                self.remove_network(id).await?;
-            }
-            Step::CreateNetwork { name } => {
-                let had = observed.networks.contains_key(name);
-                self.ensure_network(wanted.network(name)?, site).await?;
-                if had {
-                    return Ok(Carried::AlreadySo);
-                }
-            }
+            Step::RemoveNetwork { .. } | Step::CreateNetwork { .. } => {}
             Step::Create { name } => {
                 let spec = wanted.container(name)?;
                 if observed.containers.contains_key(name) {

@@ -10,8 +10,13 @@ use crate::engine::spec::{ContainerSpec, NetworkSpec, label};
 impl Engine {
     /// Makes the network unless it is there as specified. One of the same name
     /// that is not this node's is a conflict; one of ours made from another
-    /// spec is [`EngineErrorKind::Stale`], for the plan to replace.
-    pub async fn ensure_network(&self, spec: &NetworkSpec, site: &Site) -> Result<(), EngineError> {
+    /// spec is [`EngineErrorKind::Stale`], for the plan to replace. Says whether
+    /// it made one.
+    pub async fn ensure_network(
+        &self,
+        spec: &NetworkSpec,
+        site: &Site,
+    ) -> Result<bool, EngineError> {
         const DOING: &str = "create network";
         let problem = |kind, found: &str| Err(EngineError::new(kind, DOING, &spec.name, found));
         match within(QUICK, DOING, &spec.name, self.docker.inspect_network(&spec.name, None)).await
@@ -22,7 +27,7 @@ impl Engine {
                 return if label(label::NODE) != Some(site.node().as_str()) {
                     problem(EngineErrorKind::Conflict, "a network of that name exists")
                 } else if label(label::SPEC) == Some(site.hash_network(spec).as_str()) {
-                    Ok(())
+                    Ok(false)
                 } else {
                     problem(EngineErrorKind::Stale, "it exists, made from another spec")
                 };
@@ -31,14 +36,23 @@ impl Engine {
             Err(error) => return Err(error),
         }
         let body = request::network(spec, site);
-        within(SLOW, DOING, &spec.name, self.docker.create_network(body)).await.map(drop)
+        within(SLOW, DOING, &spec.name, self.docker.create_network(body)).await?;
+        Ok(true)
     }
 
-    /// Removes a network by name or id; one that is gone is fine.
-    pub async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
-        match within(SLOW, "remove network", name, self.docker.remove_network(name)).await {
-            Err(error) if error.kind() == EngineErrorKind::NotFound => Ok(()),
-            done => done,
+    /// Removes a network by name or id; one that is gone is fine. Says whether
+    /// it was there.
+    pub async fn remove_network(&self, name: &str) -> Result<bool, EngineError> {
+        match within(
+            SLOW,
+            "remove network",
+            name,
+            self.docker.remove_network(name),
+        )
+        .await
+        {
+            Err(error) if error.kind() == EngineErrorKind::NotFound => Ok(false),
+            done => done.map(|()| true),
         }
     }
 

@@ -83,6 +83,32 @@ impl Engine {
         Ok(observed)
     }
 
+    /// What stands under one container name, and nothing else: for the moment
+    /// before a step, where a whole look would cost a start its speed.
+    pub(in crate::engine) async fn observe_one(
+        &self,
+        node: &NodeId,
+        name: &str,
+    ) -> Result<Observed, EngineError> {
+        let mut observed = Observed::default();
+        if let Some(container) = self.inspect(name.to_owned()).await? {
+            let labels = container
+                .config
+                .as_ref()
+                .and_then(|config| config.labels.as_ref());
+            if labels
+                .and_then(|labels| labels.get(label::NODE))
+                .map(String::as_str)
+                == Some(node.as_str())
+            {
+                self.file(&mut observed, container);
+            } else {
+                observed.foreign_containers.insert(name.to_owned());
+            }
+        }
+        Ok(observed)
+    }
+
     /// One item for each event of the node's containers, and nothing in it: it
     /// says that looking again is worth while. It ends when the engine does;
     /// the caller comes back.
