@@ -4,8 +4,10 @@
 
 mod certificates;
 mod gate;
+mod google;
 mod postgres;
 mod postgres_probe;
+mod readiness;
 mod redis_probe;
 
 use std::future::Future;
