@@ -64,8 +64,8 @@ pub struct Health {
 /// How the services are; empty until the first answers.
 pub type Services = BTreeMap<Group, Health>;
 
-/// One question to one service, on a connection that is kept.
-#[derive(Debug)]
+/// One question to one service, on a connection that is kept. No `Debug`: sqlx
+/// prints the password in its options.
 enum Probe {
     Postgres {
         options: Box<PgConnectOptions>,

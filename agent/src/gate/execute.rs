@@ -1,6 +1,7 @@
 //! Carries out what [`plan`](super::plan) decides, one step at a time, looking
 //! anew after each.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -26,13 +27,21 @@ const TAIL_WIDTH: usize = 500;
 const BROKEN_IN_A_ROW: u32 = 5;
 
 /// The gate of one node.
-#[derive(Debug)]
 pub struct Gate<S> {
     pub(super) options: PgConnectOptions,
     subject: Subject,
     one_shots: S,
     secrets: Secrets,
     pub(super) timings: Timings,
+}
+
+impl<S> fmt::Debug for Gate<S> {
+    /// Without the options: sqlx prints the password in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("subject", &self.subject)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a container under the lock ended.
@@ -365,7 +374,13 @@ impl<S: OneShots> Gate<S> {
         };
         match kept {
             Ok(Ok(Ok(finished))) => Ok(Led::Finished(finished)),
-            Ok(Ok(Err(source))) => Err(GateError::OneShot { doing, source }),
+            Ok(Ok(Err(source))) => {
+                // Nothing is known of the container: it may run on.
+                if let Err(error) = self.stop().await {
+                    warn!(error = %Chain(&error), doing, "could not stop a lost one-shot container");
+                }
+                Err(GateError::OneShot { doing, source })
+            }
             Ok(Err(_)) => match self.stop().await {
                 Ok(()) => Ok(Led::Overran(within)),
                 Err(source) => Err(GateError::OneShot { doing, source }),

@@ -374,6 +374,24 @@ async fn a_node_that_only_waits_survives_a_cut_connection() {
 }
 
 #[tokio::test]
+async fn a_schema_made_by_an_administrator_will_do() {
+    let server = Server::start().await;
+    let mut administrator = server
+        .administrator()
+        .database("dify")
+        .connect()
+        .await
+        .expect("connects");
+    let sql = "alter database dify owner to postgres; create schema dify_fleet authorization dify; \
+               grant create on schema public to dify";
+    run(&mut administrator, sql).await;
+    let image = Image::new(&server, OLD, &[]);
+    let node = gate(&server, &image, "a", "1.14.2", "a");
+    pass(&node).await.expect("passes");
+    assert!(!format!("{node:?}").contains(crate::postgres::PASSWORD));
+}
+
+#[tokio::test]
 async fn exit_code_zero_is_no_proof() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::EndsWellAndDoesNothing]);
