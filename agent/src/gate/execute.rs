@@ -74,8 +74,10 @@ impl<S: OneShots> Gate<S> {
         }
     }
 
-    /// Waits, or migrates, until this node may serve its release. Dropping the
-    /// call frees the lock but may leave a one-shot container: stop it.
+    /// Waits, or migrates, until this node may serve its release. `report` is
+    /// told of waiting at every look; log changes only. An error that is not
+    /// permanent (a database away, a lost lock) is worth another call. Dropping
+    /// the call frees the lock but may leave a one-shot container: stop it.
     pub async fn pass(&self, report: Report<'_>) -> Result<Passed, GateError> {
         let waiting = Mutex::new(WaitingOn::Database);
         let note = |progress: Progress| {

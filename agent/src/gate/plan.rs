@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use dify_common::ids::ReleaseId;
+use dify_common::wire::status::Finding;
 
 use super::{Finished, Holder, Subject, WaitingOn};
 
@@ -193,6 +194,39 @@ pub enum Passed {
         /// The revision.
         revision: String,
     },
+}
+
+impl Passed {
+    /// What an operator should know about it, for `/status`.
+    pub fn finding(&self, subject: &Subject) -> Option<Finding> {
+        match self {
+            Self::Current { adopted: true, .. } if !subject.post_migration.is_empty() => {
+                let commands: Vec<_> = subject
+                    .post_migration
+                    .iter()
+                    .map(|args| args.join(" "))
+                    .collect();
+                Some(Finding {
+                    code: "post-migration-not-run".to_owned(),
+                    message: format!(
+                        "the schema was right before this fleet came, so it ran no post-migration commands of \
+                         {}; if nobody has, run: dify-agent job -- {}",
+                        subject.release,
+                        commands.join("; ")
+                    ),
+                })
+            }
+            Self::Current { .. } => None,
+            Self::Beside { release, revision } => Some(Finding {
+                code: "schema-of-newer-release".to_owned(),
+                message: format!(
+                    "{} serves on the schema of {release} ({revision}), which its manifest allows; \
+                     finish the rollout",
+                    subject.release
+                ),
+            }),
+        }
+    }
 }
 
 /// Why a person must act.

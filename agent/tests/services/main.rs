@@ -5,6 +5,7 @@
 mod certificates;
 mod gate;
 mod google;
+mod link;
 mod postgres;
 mod postgres_probe;
 mod readiness;
