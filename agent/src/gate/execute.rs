@@ -12,9 +12,10 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tracing::{info, warn};
 
+use super::answer::Passed;
 use super::ledger::{self, APPLICATION};
 use super::one_shot::{Finished, OneShotError, OneShots};
-use super::plan::{Outcome, Passed, Revision, Step, Verdict, judge, plan};
+use super::plan::{Outcome, Revision, Step, Verdict, judge, plan};
 use super::session::{Key, Lost, Session};
 use super::{GateError, Progress, Subject, Timings, WaitingOn, heads, parse_heads};
 use crate::secrets::Secrets;
