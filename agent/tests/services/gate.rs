@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use crate::link::Link;
 use crate::postgres::{Server, run};
-use crate::wait_for;
+use crate::{is_send, wait_for};
 
 const OLD: &str = "0123456789ab";
 const NEW: &str = "fedcba987654";
@@ -253,11 +253,6 @@ async fn cut(server: &Server, node: &str) {
     .await
     .expect("may");
     assert_eq!(cut, [true]);
-}
-
-/// Only compiles while the gate can run in a task of its own.
-fn is_send<T: Send>(value: T) -> T {
-    value
 }
 
 #[tokio::test]
@@ -652,6 +647,8 @@ async fn plugin_daemons_start_one_after_the_other() {
         starting.fetch_sub(1, Ordering::SeqCst);
         "healthy"
     };
+    let unused = is_send(a.start_daemon(&|_| (), within, async {}));
+    drop(unused);
     let report = |progress| {
         if matches!(progress, Progress::Waiting(WaitingOn::DaemonStart(_))) {
             go.send_replace(true);

@@ -24,6 +24,8 @@ use dify_common::tasks::Tasks;
 use serde_json::json;
 use tracing::Span;
 
+use crate::is_send;
+
 /// What the service holds and forbids.
 #[derive(Default)]
 struct World {
@@ -233,7 +235,8 @@ async fn a_secret_is_fetched_through_a_passing_fault() {
         "sm://p/redis".parse().expect("valid"),
     )]
     .into();
-    let secrets = fetch_all(&references, Some(&google.manager()))
+    let manager = google.manager();
+    let secrets = is_send(fetch_all(&references, Some(&manager)))
         .await
         .expect("is there");
     let value = secrets.get(SecretName::RedisPassword).expect("is there");

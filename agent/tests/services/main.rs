@@ -31,6 +31,11 @@ async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut found: impl 
         .unwrap_or_else(|_| panic!("{what}: not within {at_most:?}"))
 }
 
+/// Only compiles for what can run in a task of its own.
+fn is_send<T: Send>(value: T) -> T {
+    value
+}
+
 /// A port that was free a moment ago; both servers want a number up front.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");

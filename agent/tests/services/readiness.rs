@@ -20,7 +20,7 @@ use dify_common::telemetry::LogMode;
 use tokio::sync::watch;
 
 use crate::google::Google;
-use crate::{postgres, redis_probe};
+use crate::{is_send, postgres, redis_probe};
 
 fn settings(postgres: &postgres::Server, redis: &redis_probe::Server, google: &Google) -> Settings {
     let two = NonZeroU32::new(2).expect("not zero");
@@ -155,7 +155,8 @@ async fn one_preflight_asks_everything_and_adds_up_what_shares_a_server() {
         vector: 40,
         vector_arithmetic: "20 x 2 VMs".to_owned(),
     };
-    let lines = backends::check(&settings, &secrets(), &budget, Some(&google.tokens())).await;
+    let (secrets, tokens) = (secrets(), google.tokens());
+    let lines = is_send(backends::check(&settings, &secrets, &budget, Some(&tokens))).await;
     let failed: Vec<_> = lines
         .iter()
         .filter(|line| line.verdict == Verdict::Fail)
