@@ -20,14 +20,16 @@ pub mod tls;
 
 use std::fmt;
 
+use dify_common::chain::Chain;
 use dify_common::gcp::token::Tokens;
+use dify_common::wire::status::Finding;
 use serde::Serialize;
 
 use crate::config::Settings;
 use crate::config::settings::SecretName;
 use crate::dify::stack::Budget;
 use crate::exit::Exit;
-use crate::secrets::Secrets;
+use crate::secrets::{SecretErrors, Secrets};
 
 /// What a line is about. Its word is the kind used in `/health` and `/status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -137,6 +139,46 @@ impl CheckLine {
     }
 }
 
+/// The lines for secrets.
+pub fn secret_lines(fetched: &Result<Secrets, SecretErrors>) -> Vec<CheckLine> {
+    let group = Group::Secrets;
+    match fetched {
+        Ok(secrets) => {
+            let mut lines: Vec<_> = secrets
+                .versions()
+                .iter()
+                .map(|(name, version)| CheckLine::ok(group, name.as_str(), version))
+                .collect();
+            let findings = secrets.findings().iter();
+            lines
+                .extend(findings.map(|finding| {
+                    CheckLine::warn(group, "form", &finding.code, &finding.message)
+                }));
+            lines
+        }
+        Err(errors) => errors
+            .iter()
+            .map(|(name, error)| {
+                CheckLine::fail(group, name.as_str(), error.kind(), Chain(error).to_string())
+            })
+            .collect(),
+    }
+}
+
+/// What works but deserves a look, for `/status`.
+pub fn findings(lines: &[CheckLine]) -> Vec<Finding> {
+    let warned = lines.iter().filter(|line| line.verdict == Verdict::Warn);
+    warned
+        .map(|line| Finding {
+            code: format!("{}-{}", line.group, line.name.replace(' ', "-")),
+            message: match &line.advice {
+                Some(advice) => format!("{}; {advice}", line.found),
+                None => line.found.clone(),
+            },
+        })
+        .collect()
+}
+
 /// How a command that ends on these lines ends; `Done` when none failed.
 pub fn exit(lines: &[CheckLine]) -> Exit {
     let mut failed = lines.iter().filter(|line| line.verdict == Verdict::Fail).peekable();
@@ -240,6 +282,18 @@ async fn buckets(settings: &Settings, tokens: Option<&Tokens>) -> Vec<CheckLine>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_become_findings_and_failures_do_not() {
+        let lines = [
+            CheckLine::warn(Group::Redis, "plugin database", "found", "do this"),
+            CheckLine::fail(Group::Redis, "reach", "", ""),
+        ];
+        let findings = findings(&lines);
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].code, "redis-plugin-database");
+        assert_eq!(findings[0].message, "found; do this");
+    }
 
     #[test]
     fn the_worst_local_reason_decides_the_exit_code() {

@@ -19,6 +19,7 @@
 //! own Redis lock was taken and nothing was done), so `alembic_version` is
 //! compared with the head the image itself names.
 
+mod answer;
 mod daemon;
 mod execute;
 mod heads;
@@ -27,10 +28,10 @@ mod one_shot;
 pub mod plan;
 mod session;
 
+pub use answer::{Passed, Refusal};
 pub use execute::Gate;
 pub use heads::{HeadsError, parse_heads};
 pub use one_shot::{Finished, OneShotError, OneShots};
-pub use plan::{Passed, Refusal};
 
 use std::fmt;
 use std::time::Duration;

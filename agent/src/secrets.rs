@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use dify_common::secret::{ExposeSecret, Secret};
 use dify_common::wire::status::Finding;
 use futures_util::{StreamExt, stream};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::SecretRef;
 use crate::config::settings::SecretName;
@@ -28,6 +28,12 @@ const AT_ONCE: usize = 4;
 /// Values shorter than this are not looked for in texts: they would hide
 /// ordinary words.
 const SHORTEST_SCRUBBED: usize = 6;
+/// What Python's `quote` and `quote_plus` encode: all but letters, digits, `_.-~`.
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'~');
 
 /// The values of one boot, by name.
 #[derive(Debug, Default, Clone)]
@@ -64,8 +70,8 @@ impl Secrets {
         &self.findings
     }
 
-    /// `text` with every value, plain or percent-encoded, replaced. For output
-    /// of others (a container's log lines) before it is kept or shown.
+    /// `text` with every value, plain or as it stands in a URL, replaced. For
+    /// output of others (a container's log lines) before it is kept or shown.
     pub fn scrub(&self, text: &str) -> String {
         let mut clean = text.to_owned();
         for secret in self.values.values() {
@@ -73,8 +79,9 @@ impl Secrets {
             if value.len() < SHORTEST_SCRUBBED {
                 continue;
             }
-            let encoded = utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
-            for form in [value, encoded.as_str()] {
+            let quoted = utf8_percent_encode(value, QUOTED).to_string();
+            let quoted_plus = quoted.replace("%20", "+");
+            for form in [value, quoted.as_str(), quoted_plus.as_str()] {
                 if clean.contains(form) {
                     clean = clean.replace(form, "[REDACTED]");
                 }

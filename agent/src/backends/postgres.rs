@@ -32,6 +32,8 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Options for a direct connection to `server`, for the gate and for probes.
 ///
+/// Their `Debug` prints the password: never derive it over them.
+///
 /// `verify-ca` here trusts the bundle and, which sqlx does not let us switch
 /// off, the public web CAs; preflight checks the certificate against the
 /// bundle alone.

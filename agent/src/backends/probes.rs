@@ -25,14 +25,28 @@ use crate::config::Settings;
 use crate::config::settings::SecretName;
 use crate::secrets::Secrets;
 
-/// One answer: connecting anew included.
-const DEADLINE: Duration = Duration::from_secs(4);
-/// At most this long between two questions, at least half: three failures and
-/// their waits fit into the ten seconds after which a service counts as away.
-const EVERY: Duration = Duration::from_secs(3);
-/// The same for the bucket: a fleet's questions are billed, and two failures
-/// ten seconds apart mean away as well.
-const BUCKET_EVERY: Duration = Duration::from_secs(10);
+/// How often is asked, and for how long an answer is awaited.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// One answer, connecting anew included.
+    pub deadline: Duration,
+    /// At most this long between two questions, at least half.
+    pub every: Duration,
+    /// The same for the bucket, where a whole fleet's questions are billed.
+    pub bucket_every: Duration,
+}
+
+impl Default for Pace {
+    /// Three failures take 20 s at the very most, and failing for 10 s is
+    /// enough to count as away.
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(4),
+            every: Duration::from_secs(3),
+            bucket_every: Duration::from_secs(10),
+        }
+    }
+}
 
 /// How one service is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +64,8 @@ pub struct Health {
 /// How the services are; empty until the first answers.
 pub type Services = BTreeMap<Group, Health>;
 
-/// One question to one service, on a connection that is kept.
-#[derive(Debug)]
+/// One question to one service, on a connection that is kept. No `Debug`: sqlx
+/// prints the password in its options.
 enum Probe {
     Postgres { options: Box<PgConnectOptions>, connection: Option<PgConnection> },
     Redis { client: Box<Client>, connection: Option<MultiplexedConnection> },
@@ -63,6 +77,7 @@ pub fn spawn(
     settings: &Settings,
     secrets: &Secrets,
     tokens: Option<&Tokens>,
+    pace: Pace,
     tasks: &Tasks,
 ) -> Result<watch::Receiver<Services>, ::redis::RedisError> {
     dify_common::gcp::install_tls_provider();
@@ -102,24 +117,26 @@ pub fn spawn(
         let (publish, stopping) = (publish.clone(), tasks.stopping());
         tasks.spawn_essential(name, Span::current(), async move {
             // cancel-safe: a question dropped half-way is asked by nobody else.
-            let _ = stopping.run_until_cancelled(keep_asking(kind, probe, publish)).await;
+            let _ = stopping
+                .run_until_cancelled(keep_asking(kind, probe, pace, publish))
+                .await;
         });
     }
     Ok(services)
 }
 
-async fn keep_asking(kind: Group, mut probe: Probe, publish: watch::Sender<Services>) {
+async fn keep_asking(kind: Group, mut probe: Probe, pace: Pace, publish: watch::Sender<Services>) {
     let every = match probe {
-        Probe::Postgres { .. } | Probe::Redis { .. } => EVERY,
-        Probe::Bucket { .. } => BUCKET_EVERY,
+        Probe::Postgres { .. } | Probe::Redis { .. } => pace.every,
+        Probe::Bucket { .. } => pace.bucket_every,
     };
-    let pace = Backoff::try_new(every, every).expect("a constant above zero");
+    let between = Backoff::try_new(every, every).unwrap_or(Backoff::NEARBY);
     let mut fresh = Freshness::new(Instant::now());
     let mut since = clock::now();
     loop {
-        let answer = match timeout(DEADLINE, probe.ask()).await {
+        let answer = match timeout(pace.deadline, probe.ask()).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {DEADLINE:?}")),
+            Err(_) => Err(format!("no answer within {:?}", pace.deadline)),
         };
         if answer.is_err() {
             probe.forget();
@@ -139,7 +156,7 @@ async fn keep_asking(kind: Group, mut probe: Probe, publish: watch::Sender<Servi
             services.insert(kind, health);
             changed
         });
-        tokio::time::sleep(pace.wait(0)).await;
+        tokio::time::sleep(between.wait(0)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Carries out what [`plan`](super::plan) decides, one step at a time, looking
 //! anew after each.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,9 +12,10 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tracing::{info, warn};
 
+use super::answer::Passed;
 use super::ledger::{self, APPLICATION};
 use super::one_shot::{Finished, OneShotError, OneShots};
-use super::plan::{Outcome, Passed, Revision, Step, Verdict, judge, plan};
+use super::plan::{Outcome, Revision, Step, Verdict, judge, plan};
 use super::session::{Key, Lost, Session};
 use super::{GateError, Progress, Subject, Timings, WaitingOn, heads, parse_heads};
 use crate::secrets::Secrets;
@@ -26,13 +28,21 @@ const TAIL_WIDTH: usize = 500;
 const BROKEN_IN_A_ROW: u32 = 5;
 
 /// The gate of one node.
-#[derive(Debug)]
 pub struct Gate<S> {
     pub(super) options: PgConnectOptions,
     subject: Subject,
     one_shots: S,
     secrets: Secrets,
     pub(super) timings: Timings,
+}
+
+impl<S> fmt::Debug for Gate<S> {
+    /// Without the options: sqlx prints the password in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("subject", &self.subject)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a container under the lock ended.
@@ -59,8 +69,10 @@ impl<S: OneShots> Gate<S> {
         Self { options, subject, one_shots, secrets, timings }
     }
 
-    /// Waits, or migrates, until this node may serve its release. Dropping the
-    /// call frees the lock but may leave a one-shot container: stop it.
+    /// Waits, or migrates, until this node may serve its release. `report` is
+    /// told of waiting at every look; log changes only. An error that is not
+    /// permanent (a database away, a lost lock) is worth another call. Dropping
+    /// the call frees the lock but may leave a one-shot container: stop it.
     pub async fn pass(&self, report: Report<'_>) -> Result<Passed, GateError> {
         let waiting = Mutex::new(WaitingOn::Database);
         let note = |progress: Progress| {
@@ -326,7 +338,13 @@ impl<S: OneShots> Gate<S> {
         };
         match kept {
             Ok(Ok(Ok(finished))) => Ok(Led::Finished(finished)),
-            Ok(Ok(Err(source))) => Err(GateError::OneShot { doing, source }),
+            Ok(Ok(Err(source))) => {
+                // Nothing is known of the container: it may run on.
+                if let Err(error) = self.stop().await {
+                    warn!(error = %Chain(&error), doing, "could not stop a lost one-shot container");
+                }
+                Err(GateError::OneShot { doing, source })
+            }
             Ok(Err(_)) => match self.stop().await {
                 Ok(()) => Ok(Led::Overran(within)),
                 Err(source) => Err(GateError::OneShot { doing, source }),

@@ -13,7 +13,6 @@ use super::{Holder, Subject};
 pub(super) const APPLICATION: &str = "dify-gate ";
 
 const TABLES: &str = "
-create schema if not exists dify_fleet;
 create table if not exists dify_fleet.image_heads (
     image_digest text primary key,
     release text not null,
@@ -59,10 +58,20 @@ async fn tables_exist(connection: &mut PgConnection) -> Result<bool, sqlx::Error
 
 /// Creates the tables; an existing schema is left as it is.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    if !tables_exist(connection).await? {
-        sqlx::raw_sql(TABLES).execute(connection).await?;
+    if tables_exist(connection).await? {
+        return Ok(());
     }
-    Ok(())
+    // Asked for first: `if not exists` wants CREATE on the database even where
+    // an administrator has made the schema for us.
+    let schema: bool = sqlx::query_scalar("select to_regnamespace('dify_fleet') is not null")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !schema {
+        sqlx::raw_sql("create schema dify_fleet")
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::raw_sql(TABLES).execute(connection).await.map(drop)
 }
 
 /// `alembic_version` as Dify's role sees it.

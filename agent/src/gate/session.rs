@@ -61,8 +61,7 @@ impl Session {
             .map_err(|_| GateError::Silent { doing, within })?
             .map_err(GateError::Connect)?;
         // Keepalive: the server frees the lock 10 + 3 x 5 = 25 s after this
-        // machine vanished (ignored on a unix socket). Role settings that end
-        // idle sessions would end the lock with them.
+        // machine vanished (ignored on a unix socket).
         let settings = "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; \
                         set tcp_keepalives_count = 3; set statement_timeout = '30s'; \
                         set lock_timeout = '5s'; set client_min_messages = warning";

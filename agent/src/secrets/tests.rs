@@ -59,11 +59,11 @@ async fn everything_that_fails_is_said_at_once_and_no_value_is() {
 #[test]
 fn scrubbing_finds_plain_and_encoded_forms() {
     let secrets: Secrets = [
-        (SecretName::RedisPassword, Secret::from("p@ss/word")),
+        (SecretName::RedisPassword, Secret::from("p@ss-w/or d")),
         (SecretName::InitPassword, Secret::from("abc")),
     ]
     .into_iter()
     .collect();
-    let clean = secrets.scrub("redis://:p%40ss%2Fword@h p@ss/word abc");
-    assert_eq!(clean, "redis://:[REDACTED]@h [REDACTED] abc");
+    let clean = secrets.scrub("redis://:p%40ss-w%2For%20d@h p%40ss-w%2For+d p@ss-w/or d abc");
+    assert_eq!(clean, "redis://:[REDACTED]@h [REDACTED] [REDACTED] abc");
 }

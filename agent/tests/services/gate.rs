@@ -19,8 +19,9 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::watch;
 
+use crate::link::Link;
 use crate::postgres::{Server, run};
-use crate::wait_for;
+use crate::{is_send, wait_for};
 
 const OLD: &str = "0123456789ab";
 const NEW: &str = "fedcba987654";
@@ -32,6 +33,8 @@ enum Migration {
     /// Works, but not before [`Image::release`].
     WorksLater,
     Hangs,
+    /// The engine loses sight of the container.
+    Lost,
     Skips,
     EndsWellAndDoesNothing,
     Fails,
@@ -117,6 +120,7 @@ impl OneShots for Node {
                 go.wait_for(|go| *go).await.expect("the image lives");
             }
             Migration::Hangs => std::future::pending().await,
+            Migration::Lost => return Err(OneShotError("the engine went away".into())),
             Migration::Skips => return Ok(ended(0, &["Database migration skipped"])),
             Migration::EndsWellAndDoesNothing => {
                 return Ok(ended(0, &["Database migration successful!"]));
@@ -220,11 +224,6 @@ async fn cut(server: &Server, node: &str) {
     assert_eq!(cut, [true]);
 }
 
-/// Only compiles while the gate can run in a task of its own.
-fn is_send<T: Send>(value: T) -> T {
-    value
-}
-
 #[tokio::test]
 async fn three_nodes_at_once_migrate_once() {
     let server = Server::start().await;
@@ -296,6 +295,52 @@ async fn a_cut_connection_stops_the_migration_and_another_node_takes_over() {
 }
 
 #[tokio::test]
+async fn a_line_that_goes_dead_is_a_lost_lock_too() {
+    let server = Server::start().await;
+    let image = Image::new(&server, OLD, &[Migration::Hangs]);
+    let link = Link::to(server.port()).await;
+    let timings = Timings {
+        statement: Duration::from_millis(500),
+        ..quick()
+    };
+    let through = server.options().port(link.port);
+    let first = Gate::new(
+        through,
+        subject("a", "1.14.2", "a"),
+        Node(image.clone()),
+        Secrets::default(),
+        timings,
+    );
+    let (lost, ()) = tokio::join!(pass(&first), async {
+        wait_for("a migration", async || {
+            (image.migrations() == 1).then_some(())
+        })
+        .await;
+        link.freeze();
+    });
+    let error = lost.expect_err("lost its lock");
+    assert!(matches!(error, GateError::LockLost { .. }), "{error:?}");
+    assert_eq!(image.stops.load(Ordering::SeqCst), 2);
+    // The server frees the lock when it gives the silent line up; here at once.
+    drop(link);
+    let passed = pass(&gate(&server, &image, "b", "1.14.2", "a")).await;
+    assert_eq!(current(passed), ("b".to_owned(), false));
+}
+
+#[tokio::test]
+async fn a_container_the_engine_lost_is_stopped_and_nothing_is_on_record_as_failed() {
+    let server = Server::start().await;
+    let image = Image::new(&server, OLD, &[Migration::Lost]);
+    let node = gate(&server, &image, "a", "1.14.2", "a");
+    let error = pass(&node)
+        .await
+        .expect_err("nothing is known of the migration");
+    assert!(matches!(error, GateError::OneShot { .. }), "{error:?}");
+    assert_eq!(image.stops.load(Ordering::SeqCst), 2);
+    pass(&node).await.expect("may try again");
+}
+
+#[tokio::test]
 async fn a_node_that_only_waits_survives_a_cut_connection() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::WorksLater]);
@@ -322,6 +367,24 @@ async fn a_node_that_only_waits_survives_a_cut_connection() {
     a.expect("passes");
     b.expect("passes on a new connection");
     assert_eq!(image.migrations(), 1);
+}
+
+#[tokio::test]
+async fn a_schema_made_by_an_administrator_will_do() {
+    let server = Server::start().await;
+    let mut administrator = server
+        .administrator()
+        .database("dify")
+        .connect()
+        .await
+        .expect("connects");
+    let sql = "alter database dify owner to postgres; create schema dify_fleet authorization dify; \
+               grant create on schema public to dify";
+    run(&mut administrator, sql).await;
+    let image = Image::new(&server, OLD, &[]);
+    let node = gate(&server, &image, "a", "1.14.2", "a");
+    pass(&node).await.expect("passes");
+    assert!(!format!("{node:?}").contains(crate::postgres::PASSWORD));
 }
 
 #[tokio::test]
@@ -484,6 +547,8 @@ async fn plugin_daemons_start_one_after_the_other() {
         starting.fetch_sub(1, Ordering::SeqCst);
         "healthy"
     };
+    let unused = is_send(a.start_daemon(&|_| (), within, async {}));
+    drop(unused);
     let report = |progress| {
         if matches!(progress, Progress::Waiting(WaitingOn::DaemonStart(_))) {
             go.send_replace(true);

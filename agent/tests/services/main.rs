@@ -4,8 +4,11 @@
 
 mod certificates;
 mod gate;
+mod google;
+mod link;
 mod postgres;
 mod postgres_probe;
+mod readiness;
 mod redis_probe;
 
 use std::future::Future;
@@ -26,6 +29,11 @@ async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut found: impl 
     tokio::time::timeout(at_most, waiting)
         .await
         .unwrap_or_else(|_| panic!("{what}: not within {at_most:?}"))
+}
+
+/// Only compiles for what can run in a task of its own.
+fn is_send<T: Send>(value: T) -> T {
+    value
 }
 
 /// A port that was free a moment ago; both servers want a number up front.

@@ -120,6 +120,11 @@ impl Server {
         server
     }
 
+    /// Where it listens on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// As the configuration would say it.
     pub(crate) fn settings(&self, tls: PostgresTls) -> Postgres {
         Postgres {

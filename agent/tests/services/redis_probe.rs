@@ -13,19 +13,23 @@ use tokio::net::TcpStream;
 use crate::certificates::Authority;
 use crate::{free_port, wait_for};
 
-const AUTH: &str = "an AUTH/string+of a test";
+pub(crate) const AUTH: &str = "an AUTH/string+of a test";
 
 /// A throw-away Redis; killed and removed when dropped.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     _folder: TempDir,
-    settings: Redis,
+    pub(crate) settings: Redis,
 }
 
 impl Server {
-    async fn start(tls: Option<&Authority>, policy: &str) -> Self {
+    pub(crate) async fn start(tls: Option<&Authority>, policy: &str) -> Self {
+        Self::start_at(free_port(), tls, policy).await
+    }
+
+    /// At a port: to come back where it was.
+    pub(crate) async fn start_at(port: u16, tls: Option<&Authority>, policy: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let port = free_port();
         let mut lines = vec![
             "bind 127.0.0.1".to_owned(),
             "save \"\"".to_owned(),
