@@ -29,11 +29,7 @@ const AT_ONCE: usize = 4;
 /// ordinary words.
 const SHORTEST_SCRUBBED: usize = 6;
 /// What Python's `quote` and `quote_plus` encode: all but letters, digits, `_.-~`.
-const QUOTED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'-')
-    .remove(b'~');
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
 
 /// The values of one boot, by name.
 #[derive(Debug, Default, Clone)]

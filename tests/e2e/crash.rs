@@ -20,19 +20,25 @@ async fn every_container_killed_in_turn_comes_back() -> Outcome {
     let all = node.holdings().await?.containers;
     for container in &all {
         fleet.engine.kill(&container.id).await?;
-        wait_for(&format!("{} to be seen dead or back", container.service), OFTEN, NOTICED, async || {
-            let status = node.status().await?;
-            let seen = status.containers.iter().find(|seen| seen.service == container.service);
-            match seen {
-                Some(seen) if seen.restarts > 0 || !seen.ready => Ok(()),
-                Some(_) => Err("as if nothing had happened".to_owned()),
-                None => Err("not listed".to_owned()),
-            }
-        })
+        wait_for(
+            &format!("{} to be seen dead or back", container.service),
+            OFTEN,
+            NOTICED,
+            async || {
+                let status = node.status().await?;
+                let seen = status.containers.iter().find(|seen| seen.service == container.service);
+                match seen {
+                    Some(seen) if seen.restarts > 0 || !seen.ready => Ok(()),
+                    Some(_) => Err("as if nothing had happened".to_owned()),
+                    None => Err("not listed".to_owned()),
+                }
+            },
+        )
         .await?;
         node.serving(BOOT).await?;
         wait_for(&format!("{} to run", container.service), OFTEN, BOOT, async || {
-            let now = node.container(&container.service).await.map_err(|broken| broken.to_string())?;
+            let now =
+                node.container(&container.service).await.map_err(|broken| broken.to_string())?;
             if now.state == "running" { Ok(()) } else { Err(now.state) }
         })
         .await?;
@@ -62,7 +68,8 @@ async fn an_agent_killed_in_any_phase_converges() -> Outcome {
     let fleet = Fleet::start(Options { behaviour, ..Options::default() }).await?;
     let mut node = fleet.node().await?;
     node.start_edge("a")?;
-    for phase in [Phase::Preflight, Phase::Pulling, Phase::Gating, Phase::Starting, Phase::Serving] {
+    for phase in [Phase::Preflight, Phase::Pulling, Phase::Gating, Phase::Starting, Phase::Serving]
+    {
         node.start_agent()?;
         // A phase may be over before it is seen: then a later one is as good.
         node.status_where(&format!("phase {phase}"), BOOT, |status| {
@@ -73,7 +80,10 @@ async fn an_agent_killed_in_any_phase_converges() -> Outcome {
     }
     node.start_agent()?;
     node.serving(BOOT).await?;
-    assert_eq!(fleet.bed.main.number(&fleet.role, "SELECT count(*) FROM dify_fleet.migrations").await?, 1);
+    assert_eq!(
+        fleet.bed.main.number(&fleet.role, "SELECT count(*) FROM dify_fleet.migrations").await?,
+        1
+    );
     fleet.close(vec![node], &["adopt", "one-shot", "migration", "agent"]).await
 }
 

@@ -16,13 +16,18 @@ async fn events(url: String) -> Outcome<Vec<String>> {
     let client = reqwest::Client::builder().no_proxy().build().doing(|| "make a client".into())?;
     let body = serde_json::json!({ "inputs": {}, "query": "count", "response_mode": "streaming", "user": "drain" });
     let sent = client.post(url).bearer_auth("app-standin").json(&body).send().await;
-    let answer = sent.and_then(reqwest::Response::error_for_status).doing(|| "start a stream".into())?;
+    let answer =
+        sent.and_then(reqwest::Response::error_for_status).doing(|| "start a stream".into())?;
     let mut chunks = answer.bytes_stream();
     let mut text = String::new();
     while let Some(chunk) = chunks.next().await {
         text.push_str(&String::from_utf8_lossy(&chunk.doing(|| "read a stream".into())?));
     }
-    Ok(text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).map(str::to_owned).collect())
+    Ok(text
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "))
+        .map(str::to_owned)
+        .collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +43,11 @@ async fn a_sigterm_with_fifty_streams_open_loses_no_event() -> Outcome {
     wait_for("all streams to be open", OFTEN, Duration::from_secs(30), async || {
         let status = node.status().await?;
         let open: u32 = status.edges.iter().map(|edge| edge.in_flight).sum();
-        if usize::try_from(open).is_ok_and(|open| open >= STREAMS) { Ok(()) } else { Err(format!("{open} open")) }
+        if usize::try_from(open).is_ok_and(|open| open >= STREAMS) {
+            Ok(())
+        } else {
+            Err(format!("{open} open"))
+        }
     })
     .await?;
     let ended = node.signal_agent("TERM");
@@ -47,7 +56,11 @@ async fn a_sigterm_with_fifty_streams_open_loses_no_event() -> Outcome {
     for events in finished {
         let events = events?;
         let last = events.last().map_or("", String::as_str);
-        assert!(last.contains("message_end"), "a stream ended with {last:?} after {} events", events.len());
+        assert!(
+            last.contains("message_end"),
+            "a stream ended with {last:?} after {} events",
+            events.len()
+        );
     }
     fleet.close(vec![node], &["drain"]).await
 }

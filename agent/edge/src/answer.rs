@@ -211,12 +211,7 @@ impl Failure {
 
     /// The answer itself.
     pub(crate) fn answer(self) -> Response<Bytes> {
-        own(
-            self.status(),
-            self.kind(),
-            self.message(),
-            self.retry_after(),
-        )
+        own(self.status(), self.kind(), self.message(), self.retry_after())
     }
 }
 
@@ -245,10 +240,7 @@ fn own(
     message: &str,
     retry: Option<u16>,
 ) -> Response<Bytes> {
-    let mut response = json(
-        status,
-        &serde_json::json!({ "kind": kind, "message": message }),
-    );
+    let mut response = json(status, &serde_json::json!({ "kind": kind, "message": message }));
     let headers = response.headers_mut();
     headers.insert(ERROR_HEADER, HeaderValue::from_static(kind));
     if let Some(seconds) = retry {
@@ -287,11 +279,7 @@ mod tests {
             let answer = failure.answer();
             assert_eq!(answer.status().as_u16(), status, "{failure:?}");
             assert_eq!(answer.headers()[ERROR_HEADER], failure.kind());
-            assert_eq!(
-                status == 503,
-                answer.headers().contains_key(RETRY_AFTER),
-                "{failure:?}"
-            );
+            assert_eq!(status == 503, answer.headers().contains_key(RETRY_AFTER), "{failure:?}");
             assert_eq!(
                 failure.side() == Side::Client,
                 (400..500).contains(&status) || failure == F::Refused(Violation::Version),

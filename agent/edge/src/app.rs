@@ -75,11 +75,7 @@ impl Edge {
         let threads = settings
             .threads
             .map(std::num::NonZero::get)
-            .or_else(|| {
-                std::thread::available_parallelism()
-                    .ok()
-                    .map(std::num::NonZero::get)
-            })
+            .or_else(|| std::thread::available_parallelism().ok().map(std::num::NonZero::get))
             .unwrap_or(1);
         std::fs::create_dir_all(&settings.state_dir).map_err(StartError::State)?;
         let listeners = Listeners::open(settings.listen, threads).map_err(StartError::Listen)?;
@@ -99,12 +95,7 @@ impl Edge {
             Err(error) => warn!(error = %Chain(&error), "no orders from disk"),
         }
         let (asks, inbox) = mpsc::unbounded_channel();
-        Ok(Self {
-            shared,
-            listeners,
-            asks,
-            inbox,
-        })
+        Ok(Self { shared, listeners, asks, inbox })
     }
 
     /// Where it listens; known even when port 0 was asked for.
@@ -119,17 +110,8 @@ impl Edge {
 
     /// Serves until drained.
     pub async fn run(self) -> Result<Exit, StartError> {
-        let Self {
-            shared,
-            listeners,
-            asks,
-            inbox,
-        } = self;
-        let Listeners {
-            sockets,
-            address,
-            inherited,
-        } = listeners;
+        let Self { shared, listeners, asks, inbox } = self;
+        let Listeners { sockets, address, inherited } = listeners;
         info!(
             instance = %shared.settings.instance,
             %address,
@@ -145,10 +127,7 @@ impl Edge {
             let beat = Arc::new(AtomicU64::new(0));
             beats.push(Arc::clone(&beat));
             let worker = Worker::new(Arc::clone(&shared), beat);
-            let end = End {
-                tell: ended.clone(),
-                as_told: false,
-            };
+            let end = End { tell: ended.clone(), as_told: false };
             thread(worker, socket, inherited, end).map_err(StartError::Thread)?;
         }
         let tasks = Tasks::default();
@@ -185,12 +164,7 @@ impl Edge {
             }
         }
         let counts = shared.counts.snapshot();
-        info!(
-            requests = counts.requests,
-            own_answers = counts.own_answers,
-            ?exit,
-            "ended"
-        );
+        info!(requests = counts.requests, own_answers = counts.own_answers, ?exit, "ended");
         Ok(exit)
     }
 }
@@ -220,16 +194,11 @@ fn thread(
     inherited: bool,
     end: End,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let body = move || match runtime.block_on(worker.run(socket, inherited)) {
         Ok(()) => end.obeyed(),
         Err(error) => error!(%error, "a serving thread ended"),
     };
-    std::thread::Builder::new()
-        .name("edge".to_owned())
-        .stack_size(STACK)
-        .spawn(body)?;
+    std::thread::Builder::new().name("edge".to_owned()).stack_size(STACK).spawn(body)?;
     Ok(())
 }

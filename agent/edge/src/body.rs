@@ -51,17 +51,11 @@ pub(crate) struct Relay {
 
 impl EdgeBody {
     pub(crate) fn own(bytes: Bytes, exchange: Option<Exchange>) -> Self {
-        Self {
-            source: Source::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
-            exchange,
-        }
+        Self { source: Source::Own(Some(bytes).filter(|bytes| !bytes.is_empty())), exchange }
     }
 
     pub(crate) fn relay(relay: Relay, exchange: Exchange) -> Self {
-        Self {
-            source: Source::Relay(Box::new(relay)),
-            exchange: Some(exchange),
-        }
+        Self { source: Source::Relay(Box::new(relay)), exchange: Some(exchange) }
     }
 }
 
@@ -72,14 +66,7 @@ impl Relay {
         upstream: Arc<Upstream>,
         worker: Arc<Worker>,
     ) -> Self {
-        Self {
-            incoming,
-            link: Some(link),
-            upstream,
-            worker,
-            last: Instant::now(),
-            timer: None,
-        }
+        Self { incoming, link: Some(link), upstream, worker, last: Instant::now(), timer: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -92,9 +79,7 @@ impl Relay {
         let idle = self.worker.shared.settings.timeouts.idle;
         // Armed at the first silence and then let run: each time it fires it
         // looks how long ago the last frame was.
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
         loop {
             ready!(timer.as_mut().poll(cx));
             if self.last.elapsed() >= idle {

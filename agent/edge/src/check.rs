@@ -52,10 +52,7 @@ pub(crate) fn scan(bytes: &[u8], seen: usize) -> Scan {
         }
         if bytes[at - 3] == b'\r' && bytes[at - 2] == b'\n' {
             return match check(&bytes[..at - 3]) {
-                Ok(framing) => Scan::Head {
-                    len: at + 1,
-                    framing,
-                },
+                Ok(framing) => Scan::Head { len: at + 1, framing },
                 Err(violation) => Scan::Refused(violation),
             };
         }
@@ -139,11 +136,7 @@ fn request_line(line: &[u8]) -> Result<(&[u8], bool), Violation> {
         return Err(Violation::TargetTooLong);
     }
     // A raw byte outside visible ASCII, or a fragment, is never part of a target.
-    if target.is_empty()
-        || !target
-            .iter()
-            .all(|b| (0x21..=0x7e).contains(b) && *b != b'#')
-    {
+    if target.is_empty() || !target.iter().all(|b| (0x21..=0x7e).contains(b) && *b != b'#') {
         return Err(Violation::RequestLine);
     }
     match version {
@@ -161,10 +154,7 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
         return Err(Violation::Field);
     }
     let value = value[1..].trim_ascii();
-    if value
-        .iter()
-        .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
-    {
+    if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
         return Err(Violation::Field);
     }
     Ok((name, value))
@@ -209,9 +199,7 @@ fn absolute_form(target: &[u8], host: &[u8]) -> Result<(), Violation> {
 /// `uri-host [":" port]` without user information.
 fn is_authority(text: &[u8]) -> bool {
     !text.is_empty()
-        && text
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b".-_~:[]%".contains(b))
+        && text.iter().all(|b| b.is_ascii_alphanumeric() || b".-_~:[]%".contains(b))
         && text.first() != Some(&b':')
 }
 
@@ -241,27 +229,14 @@ mod tests {
                 "POST /v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
                 Framing::Chunked,
             ),
-            (
-                "GET http://A.b/x HTTP/1.1\r\nHost: a.B\r\n\r\n",
-                Framing::Length(0),
-            ),
+            ("GET http://A.b/x HTTP/1.1\r\nHost: a.B\r\n\r\n", Framing::Length(0)),
         ] {
-            assert_eq!(
-                head(text),
-                Scan::Head {
-                    len: text.len(),
-                    framing
-                },
-                "{text:?}"
-            );
+            assert_eq!(head(text), Scan::Head { len: text.len(), framing }, "{text:?}");
         }
         let pipelined = "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2";
         assert_eq!(
             head(pipelined),
-            Scan::Head {
-                len: pipelined.len() - 6,
-                framing: Framing::Length(0)
-            }
+            Scan::Head { len: pipelined.len() - 6, framing: Framing::Length(0) }
         );
     }
 
@@ -279,31 +254,16 @@ mod tests {
         use Violation as V;
         let line = "GET / HTTP/1.1\r\nHost: a\r\n";
         for (fields, violation) in [
-            (
-                "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
-                V::TransferEncoding,
-            ),
-            (
-                "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
-                V::TransferEncoding,
-            ),
-            (
-                "Content-Length: 2\r\nContent-Length: 2\r\n",
-                V::ContentLength,
-            ),
+            ("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", V::TransferEncoding),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", V::TransferEncoding),
+            ("Content-Length: 2\r\nContent-Length: 2\r\n", V::ContentLength),
             ("Content-Length: 2, 2\r\n", V::ContentLength),
             ("Content-Length: +2\r\n", V::ContentLength),
             ("Content-Length: -1\r\n", V::ContentLength),
             ("Content-Length:\r\n", V::ContentLength),
             ("Content-Length: 99999999999999999999\r\n", V::ContentLength),
-            (
-                "Transfer-Encoding: identity, chunked\r\n",
-                V::TransferEncoding,
-            ),
-            (
-                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-                V::TransferEncoding,
-            ),
+            ("Transfer-Encoding: identity, chunked\r\n", V::TransferEncoding),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", V::TransferEncoding),
             ("Transfer-Encoding: xchunked\r\n", V::TransferEncoding),
             ("Host: b\r\n", V::Host),
             ("X: a\r\n folded\r\n", V::Field),
@@ -351,17 +311,11 @@ mod tests {
         ] {
             assert_eq!(head(text), Scan::Refused(violation), "{text:?}");
         }
-        let long = format!(
-            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
-            "x".repeat(MAX_TARGET)
-        );
+        let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(MAX_TARGET));
         assert_eq!(head(&long), Scan::Refused(V::TargetTooLong));
         let wide = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(MAX_HEAD));
         assert_eq!(head(&wide), Scan::Refused(V::HeadTooLarge));
-        let many = format!(
-            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
-            "X: y\r\n".repeat(MAX_FIELDS)
-        );
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(MAX_FIELDS));
         assert_eq!(head(&many), Scan::Refused(V::HeadTooLarge));
     }
 }

@@ -45,13 +45,7 @@ enum Chunk {
 
 impl Chunks {
     /// At the first size line.
-    pub(crate) const START: Self = Self {
-        state: Chunk::Size {
-            value: 0,
-            digits: 0,
-        },
-        line: 0,
-    };
+    pub(crate) const START: Self = Self { state: Chunk::Size { value: 0, digits: 0 }, line: 0 };
 
     /// The message has ended.
     pub(crate) fn done(&self) -> bool {
@@ -67,11 +61,7 @@ impl Chunks {
                     usize::try_from(left).map_or(bytes.len() - at, |n| n.min(bytes.len() - at));
                 at += here;
                 let left = left - here as u64;
-                self.state = if left == 0 {
-                    Chunk::DataCr
-                } else {
-                    Chunk::Data { left }
-                };
+                self.state = if left == 0 { Chunk::DataCr } else { Chunk::Data { left } };
                 continue;
             }
             self.state = self.step(bytes[at])?;
@@ -88,10 +78,7 @@ impl Chunks {
         let next = match (self.state, byte) {
             (Chunk::Size { value, digits }, _) if byte.is_ascii_hexdigit() && digits < 15 => {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
-                Chunk::Size {
-                    value: value * 16 + u64::from(digit),
-                    digits: digits + 1,
-                }
+                Chunk::Size { value: value * 16 + u64::from(digit), digits: digits + 1 }
             }
             (Chunk::Size { value, digits: 1.. } | Chunk::Extension { value }, b'\r') => {
                 Chunk::SizeLf { value }
@@ -157,17 +144,10 @@ mod tests {
             "0\r\n folded: x\r\n\r\n",
         ] {
             let mut chunks = Chunks::START;
-            assert_eq!(
-                chunks.feed(text.as_bytes()),
-                Err(Violation::ChunkFraming),
-                "{text:?}"
-            );
+            assert_eq!(chunks.feed(text.as_bytes()), Err(Violation::ChunkFraming), "{text:?}");
         }
         let endless = format!("4;{}", "x".repeat(2 * MAX_CHUNK_LINE));
         let mut chunks = Chunks::START;
-        assert_eq!(
-            chunks.feed(endless.as_bytes()),
-            Err(Violation::ChunkFraming)
-        );
+        assert_eq!(chunks.feed(endless.as_bytes()), Err(Violation::ChunkFraming));
     }
 }

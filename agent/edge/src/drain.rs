@@ -125,11 +125,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut asks: mpsc::UnboundedReceiver<A
     let mut exit: Option<Leaving> = None;
     let mut cut_for: Option<Instant> = None;
     loop {
-        let order = view
-            .borrow_and_update()
-            .table
-            .as_ref()
-            .and_then(|t| t.orders.drain.clone());
+        let order = view.borrow_and_update().table.as_ref().and_then(|t| t.orders.drain.clone());
         ordered = match (order, ordered.take()) {
             (None, None) => None,
             (None, Some(_)) => {
@@ -144,9 +140,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut asks: mpsc::UnboundedReceiver<A
             }
         };
         let leaving = exit.or_else(|| ordered.as_ref().map(|(_, leaving)| *leaving));
-        let step = leaving
-            .as_ref()
-            .map(|l| plan(l, Instant::now(), shared.counts.in_flight()));
+        let step = leaving.as_ref().map(|l| plan(l, Instant::now(), shared.counts.in_flight()));
         let cut_now = step.is_some_and(|s| s.cut) && cut_for != leaving.map(|l| l.since);
         if cut_now {
             cut_for = leaving.map(|l| l.since);
@@ -199,30 +193,19 @@ fn asked(
     };
     match ask {
         // Who has just connected here may send its request yet.
-        Ask::HandOver => Leaving {
-            accepts: false,
-            unready: false,
-            ..fresh("handed over")
-        },
+        Ask::HandOver => Leaving { accepts: false, unready: false, ..fresh("handed over") },
         Ask::Terminate(signal) => match (before, ordered) {
             (Some(before), _) => Leaving {
                 cause: signal,
                 notice: Duration::ZERO,
-                bound: if before.unready {
-                    Duration::ZERO
-                } else {
-                    before.bound
-                },
+                bound: if before.unready { Duration::ZERO } else { before.bound },
                 unready: true,
                 ..before
             },
             // The load balancer has been told since the order.
-            (None, Some((_, leaving))) => Leaving {
-                cause: signal,
-                exits: true,
-                unready: true,
-                ..*leaving
-            },
+            (None, Some((_, leaving))) => {
+                Leaving { cause: signal, exits: true, unready: true, ..*leaving }
+            }
             (None, None) => fresh(signal),
         },
     }
@@ -258,26 +241,11 @@ fn publish(shared: &Shared, leaving: Option<&Leaving>, step: Option<Step>, cut: 
     let cause = leaving.map_or("", |leaving| leaving.cause);
     let after = leaving.map_or(Duration::ZERO, |leaving| leaving.since.elapsed());
     if cut {
-        warn!(
-            cause,
-            in_flight,
-            upgraded,
-            ?after,
-            "drain bound reached, cutting what remains"
-        );
+        warn!(cause, in_flight, upgraded, ?after, "drain bound reached, cutting what remains");
     }
     if now.stage != before.stage || now.state != before.state {
         let (stage, state) = (now.stage, now.state);
-        info!(
-            cause,
-            ?stage,
-            ?state,
-            in_flight,
-            upgraded,
-            connections,
-            ?after,
-            "drain step"
-        );
+        info!(cause, ?stage, ?state, in_flight, upgraded, connections, ?after, "drain step");
     }
     shared.life.send_replace(now);
 }
@@ -303,16 +271,10 @@ mod tests {
         let node = leaving(false);
         let at = |seconds| node.since + Duration::from_secs(seconds);
         let early = plan(&node, at(0), 0);
-        assert_eq!(
-            (early.stage, early.accept, early.drained),
-            (Stage::Notice, true, false)
-        );
+        assert_eq!((early.stage, early.accept, early.drained), (Stage::Notice, true, false));
         assert_eq!(early.wake, Some(at(30)));
         let later = plan(&node, at(30), 3);
-        assert_eq!(
-            (later.stage, later.accept, later.cut),
-            (Stage::Closing, true, false)
-        );
+        assert_eq!((later.stage, later.accept, later.cut), (Stage::Closing, true, false));
         assert_eq!(later.wake, Some(at(600)));
         assert!(plan(&node, at(31), 0).drained);
         assert!(plan(&node, at(600), 3).cut);
@@ -330,20 +292,9 @@ mod tests {
     async fn a_signal_in_an_ordered_drain_does_not_begin_the_notice_again() {
         let shared = shared();
         let ordered = leaving(false);
-        let order = Drain {
-            notice_ms: 30_000,
-            bound_ms: 600_000,
-        };
-        let exit = asked(
-            &shared,
-            Ask::Terminate("SIGTERM"),
-            None,
-            Some(&(order, ordered)),
-        );
-        assert_eq!(
-            (exit.since, exit.exits, exit.unready),
-            (ordered.since, true, true)
-        );
+        let order = Drain { notice_ms: 30_000, bound_ms: 600_000 };
+        let exit = asked(&shared, Ask::Terminate("SIGTERM"), None, Some(&(order, ordered)));
+        assert_eq!((exit.since, exit.exits, exit.unready), (ordered.since, true, true));
         let again = asked(&shared, Ask::Terminate("SIGTERM"), Some(exit), None);
         assert!(plan(&again, Instant::now(), 1).cut);
     }

@@ -65,12 +65,7 @@ pub(crate) async fn handle(
     }
     exchange.hold(shared.counts.request());
     exchange.goes_to(&upstream);
-    let walk = Walk {
-        worker: &worker,
-        client: &client,
-        upstream: &upstream,
-        hook_url,
-    };
+    let walk = Walk { worker: &worker, client: &client, upstream: &upstream, hook_url };
     match walk.go(request, exchange).await {
         Ok(response) => Ok(response),
         Err((failure, exchange)) => Ok(fail(&worker, exchange, failure)),
@@ -142,29 +137,17 @@ impl Walk<'_> {
         upload: &Upload,
     ) -> Result<(Response<Incoming>, Link), Failure> {
         let address = self.upstream.spec.address;
-        let idle = self
-            .upstream
-            .spec
-            .pooled
-            .then(|| self.worker.pool.take(address))
-            .flatten();
+        let idle = self.upstream.spec.pooled.then(|| self.worker.pool.take(address)).flatten();
         let Some(link) = idle else {
             return self
-                .send(
-                    Link::open(address).await?,
-                    Request::from_parts(head, body),
-                    upload,
-                )
+                .send(Link::open(address).await?, Request::from_parts(head, body), upload)
                 .await
                 .map_err(|lost| lost.failure);
         };
         let repeatable = matches!(body, RequestBody::Empty)
             && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let spare = repeatable.then(|| copy(&head));
-        match self
-            .send(link, Request::from_parts(head, body), upload)
-            .await
-        {
+        match self.send(link, Request::from_parts(head, body), upload).await {
             Ok(answered) => Ok(answered),
             Err(Lost { failure, unsent }) => {
                 let spare = spare.map(|head| Request::from_parts(head, RequestBody::Empty));
@@ -172,14 +155,9 @@ impl Walk<'_> {
                 let Some(request) = again else {
                     return Err(failure);
                 };
-                debug!(
-                    upstream = self.upstream.name,
-                    "idle connection was dead, asking again"
-                );
+                debug!(upstream = self.upstream.name, "idle connection was dead, asking again");
                 let link = Link::open(address).await?;
-                self.send(link, request, upload)
-                    .await
-                    .map_err(|lost| lost.failure)
+                self.send(link, request, upload).await.map_err(|lost| lost.failure)
             }
         }
     }
@@ -238,10 +216,7 @@ struct Lost {
 
 impl From<Failure> for Lost {
     fn from(failure: Failure) -> Self {
-        Self {
-            failure,
-            unsent: None,
-        }
+        Self { failure, unsent: None }
     }
 }
 
@@ -256,23 +231,15 @@ fn copy(head: &request::Parts) -> request::Parts {
 fn fail(worker: &Worker, mut exchange: Exchange, failure: Failure) -> Response<EdgeBody> {
     worker.shared.counts.own_answer();
     exchange.failed(failure);
-    let broken = matches!(
-        failure,
-        Failure::Refused(_) | Failure::ClientBody | Failure::Connections
-    );
-    own(
-        failure.answer(),
-        exchange,
-        broken || worker.shared.stage() != Stage::Serving,
-    )
+    let broken =
+        matches!(failure, Failure::Refused(_) | Failure::ClientBody | Failure::Connections);
+    own(failure.answer(), exchange, broken || worker.shared.stage() != Stage::Serving)
 }
 
 fn own(answer: Response<Bytes>, exchange: Exchange, close: bool) -> Response<EdgeBody> {
     let mut response = answer.map(|bytes| EdgeBody::own(bytes, Some(exchange)));
     if close {
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

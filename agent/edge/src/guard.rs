@@ -66,11 +66,7 @@ impl Client {
     /// The exchange is over: the next head may pass.
     pub(crate) fn finished(&self) {
         self.busy.store(false, Ordering::Release);
-        let waker = self
-            .waker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -215,11 +211,7 @@ impl<S> Guard<S> {
 
     /// Puts the marked request in the place of what came.
     fn refuse(&mut self, violation: Violation) {
-        *self
-            .client
-            .refused
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(violation);
+        *self.client.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(violation);
         self.client.busy.store(true, Ordering::Release);
         self.mode = Mode::Refused;
         self.head_since = None;
@@ -258,13 +250,8 @@ impl<S> Guard<S> {
             }
             Mode::Refused => Some((self.last_read + self.timeouts.head, Expiry::Stalled)),
         };
-        let writing = self
-            .blocked_since
-            .map(|since| (since + self.timeouts.idle, Expiry::Stalled));
-        [reading, writing]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        let writing = self.blocked_since.map(|since| (since + self.timeouts.idle, Expiry::Stalled));
+        [reading, writing].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Waits on the clock; ready when something has run out.
@@ -305,21 +292,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             }
             let waits = matches!(this.mode, Mode::Head) && this.client.busy();
             if waits {
-                let mut waker = this
-                    .client
-                    .waker
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut waker = this.client.waker.lock().unwrap_or_else(PoisonError::into_inner);
                 *waker = Some(cx.waker().clone());
             }
             let start = buf.filled().len();
             // A client that pipelines gets no more than one head's worth buffered.
             let full = waits && this.pending.len() >= MAX_HEAD;
-            let read = if full {
-                Poll::Pending
-            } else {
-                Pin::new(&mut this.io).poll_read(cx, buf)
-            };
+            let read = if full { Poll::Pending } else { Pin::new(&mut this.io).poll_read(cx, buf) };
             match read {
                 Poll::Ready(result) => result?,
                 Poll::Pending => match this.poll_clock(cx) {
@@ -342,8 +321,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             if this.pending.is_empty() {
                 let taken = this.admit(&buf.filled()[start..end])?;
                 if !matches!(this.mode, Mode::Refused) {
-                    this.pending
-                        .extend_from_slice(&buf.filled()[start + taken..end]);
+                    this.pending.extend_from_slice(&buf.filled()[start + taken..end]);
                 }
                 buf.set_filled(start + taken);
                 if taken > 0 {

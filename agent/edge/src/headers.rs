@@ -47,10 +47,7 @@ pub(crate) fn towards_upstream(head: &mut request::Parts, leg: Leg<'_>) -> Optio
     headers.remove(ERROR_HEADER);
     strip_underscores(headers);
 
-    let trusted = leg
-        .trust
-        .iter()
-        .any(|network| network.contains(leg.peer.ip()));
+    let trusted = leg.trust.iter().any(|network| network.contains(leg.peer.ip()));
     let https = scheme_is_https(headers);
     let host = headers.get(HOST).cloned();
     forwarded_for(headers, leg.peer.ip(), trusted);
@@ -103,19 +100,14 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let named = tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let protocol = headers.get(UPGRADE)?;
     let text = protocol.to_str().ok()?;
-    let h2 = text
-        .split(',')
-        .any(|word| word.trim().to_ascii_lowercase().starts_with("h2"));
+    let h2 = text.split(',').any(|word| word.trim().to_ascii_lowercase().starts_with("h2"));
     let body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
     (named && !h2 && !body).then(|| protocol.clone())
 }
 
 fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(CONNECTION).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
+    values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(',')).map(str::trim)
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -180,9 +172,8 @@ fn scheme_is_https(headers: &HeaderMap) -> bool {
 
 fn port_of(host: &HeaderValue) -> Option<u16> {
     let text = host.to_str().ok()?;
-    let (_, port) = text
-        .rsplit_once(':')
-        .filter(|(name, _)| !name.starts_with('[') || name.ends_with(']'))?;
+    let (_, port) =
+        text.rsplit_once(':').filter(|(name, _)| !name.starts_with('[') || name.ends_with(']'))?;
     port.parse().ok()
 }
 
@@ -192,9 +183,7 @@ fn valid_port(value: Option<&HeaderValue>) -> bool {
 }
 
 fn hook_url(scheme: &str, host: &HeaderValue, uri: &Uri) -> Option<HeaderValue> {
-    let target = uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
+    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     HeaderValue::from_str(&format!("{scheme}://{}{target}", host.to_str().ok()?)).ok()
 }
 
@@ -219,51 +208,32 @@ mod tests {
         peer: &str,
         hook_url: bool,
     ) -> (request::Parts, Option<HeaderValue>) {
-        let mut builder = http::Request::builder()
-            .uri("/e/hook?x=1")
-            .header(HOST, "dify.example");
+        let mut builder = http::Request::builder().uri("/e/hook?x=1").header(HOST, "dify.example");
         for (name, value) in headers {
             builder = builder.header(*name, *value);
         }
         let (mut parts, ()) = builder.body(()).expect("valid").into_parts();
         let trust = ["35.191.0.0/16".parse().expect("a network")];
         let peer = peer.parse().expect("an address");
-        let leg = Leg {
-            peer,
-            trust: &trust,
-            hook_url,
-            keep: true,
-        };
+        let leg = Leg { peer, trust: &trust, hook_url, keep: true };
         let upgrade = towards_upstream(&mut parts, leg);
         (parts, upgrade)
     }
 
     fn text<'a>(parts: &'a request::Parts, name: &str) -> &'a str {
-        parts
-            .headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("text"))
+        parts.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
 
     #[test]
     fn behind_the_load_balancer_the_clients_address_and_scheme_are_kept() {
-        let sent = [
-            ("x-forwarded-for", "203.0.113.9, 34.1.1.1"),
-            ("x-forwarded-proto", "https"),
-        ];
+        let sent = [("x-forwarded-for", "203.0.113.9, 34.1.1.1"), ("x-forwarded-proto", "https")];
         let (parts, _) = request(&sent, LB, true);
-        assert_eq!(
-            text(&parts, "x-forwarded-for"),
-            "203.0.113.9, 34.1.1.1, 35.191.1.1"
-        );
+        assert_eq!(text(&parts, "x-forwarded-for"), "203.0.113.9, 34.1.1.1, 35.191.1.1");
         assert_eq!(text(&parts, "x-forwarded-proto"), "https");
         assert_eq!(text(&parts, "x-forwarded-port"), "443");
         assert_eq!(text(&parts, "x-forwarded-host"), "dify.example");
         assert_eq!(text(&parts, "host"), "dify.example");
-        assert_eq!(
-            text(&parts, "dify-hook-url"),
-            "https://dify.example/e/hook?x=1"
-        );
+        assert_eq!(text(&parts, "dify-hook-url"), "https://dify.example/e/hook?x=1");
     }
 
     #[test]
@@ -296,14 +266,9 @@ mod tests {
         ];
         let (parts, upgrade) = request(&sent, LB, false);
         assert_eq!(upgrade, None);
-        for gone in [
-            "connection",
-            "x-secret",
-            "keep-alive",
-            "te",
-            "x_forwarded_for",
-            "proxy-authorization",
-        ] {
+        for gone in
+            ["connection", "x-secret", "keep-alive", "te", "x_forwarded_for", "proxy-authorization"]
+        {
             assert_eq!(text(&parts, gone), "", "{gone}");
         }
         assert_eq!(text(&parts, "x-forwarded-for"), "35.191.1.1");
@@ -313,24 +278,14 @@ mod tests {
 
     #[test]
     fn upgrades_pass_when_they_are_one() {
-        let ws = [
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "websocket"),
-        ];
+        let ws = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
         let (parts, upgrade) = request(&ws, LB, false);
         assert_eq!(upgrade.expect("an upgrade"), "websocket");
-        assert_eq!(
-            (text(&parts, "connection"), text(&parts, "upgrade")),
-            ("upgrade", "websocket")
-        );
+        assert_eq!((text(&parts, "connection"), text(&parts, "upgrade")), ("upgrade", "websocket"));
         for not in [
             &[("upgrade", "websocket")][..],
             &[("connection", "upgrade"), ("upgrade", "h2c")],
-            &[
-                ("connection", "upgrade"),
-                ("upgrade", "websocket"),
-                ("content-length", "3"),
-            ],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("content-length", "3")],
         ] {
             assert_eq!(request(not, LB, false).1, None, "{not:?}");
         }
@@ -339,11 +294,9 @@ mod tests {
     #[test]
     fn an_answer_loses_its_hop_and_cannot_pose_as_ours() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "keep-alive, x-hop"),
-            ("x-hop", "1"),
-            ("x-dify-edge-error", "no"),
-        ] {
+        for (name, value) in
+            [("connection", "keep-alive, x-hop"), ("x-hop", "1"), ("x-dify-edge-error", "no")]
+        {
             headers.insert(name, HeaderValue::from_static(value));
         }
         towards_client(StatusCode::OK, &mut headers, true);
@@ -353,12 +306,9 @@ mod tests {
 
     #[test]
     fn ports_are_read_off_the_host() {
-        for (host, port) in [
-            ("a:8443", Some(8443)),
-            ("a", None),
-            ("[::1]:81", Some(81)),
-            ("[::1]", None),
-        ] {
+        for (host, port) in
+            [("a:8443", Some(8443)), ("a", None), ("[::1]:81", Some(81)), ("[::1]", None)]
+        {
             assert_eq!(port_of(&HeaderValue::from_static(host)), port, "{host}");
         }
     }

@@ -45,8 +45,7 @@ pub(crate) struct Verdict {
 
 /// The agent has been silent so long, or is so new, that the edge judges for itself.
 pub(crate) fn is_stale(orders: &Orders, heard: Option<Duration>) -> bool {
-    orders.adopting
-        || heard.is_none_or(|ago| ago > Duration::from_millis(orders.stale_after_ms))
+    orders.adopting || heard.is_none_or(|ago| ago > Duration::from_millis(orders.stale_after_ms))
 }
 
 /// The verdict.
@@ -70,10 +69,8 @@ pub(crate) fn judge(facts: Facts<'_>) -> Verdict {
         let required = orders.upstreams.iter().filter(|(_, spec)| spec.required);
         for (name, _) in required {
             // Before the first result: an agent that spoke in this life vouches.
-            let answers = facts
-                .probes
-                .get(name)
-                .map_or(facts.heard.is_some(), |probe| probe.answers());
+            let answers =
+                facts.probes.get(name).map_or(facts.heard.is_some(), |probe| probe.answers());
             if !answers && !missing.contains(name) {
                 missing.push(name.clone());
             }
@@ -103,9 +100,7 @@ pub(crate) fn answer(method: &Method, path: &str, shared: &Shared) -> Option<Res
     };
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut refused = answer::refusal(405, "health is read with GET or HEAD");
-        refused
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(refused);
     }
     let view = shared.view.borrow().clone();
@@ -117,11 +112,7 @@ pub(crate) fn answer(method: &Method, path: &str, shared: &Shared) -> Option<Res
         leaving: shared.life.borrow().unready,
         probes: &view.probes,
     });
-    Some(if ready {
-        readiness(&verdict, orders)
-    } else {
-        liveness(&verdict, orders)
-    })
+    Some(if ready { readiness(&verdict, orders) } else { liveness(&verdict, orders) })
 }
 
 fn readiness(verdict: &Verdict, orders: Option<&Orders>) -> Response<Bytes> {
@@ -147,11 +138,7 @@ fn liveness(verdict: &Verdict, orders: Option<&Orders>) -> Response<Bytes> {
 }
 
 fn status(good: bool) -> StatusCode {
-    if good {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
+    if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[cfg(test)]
@@ -173,10 +160,7 @@ mod tests {
             probes.insert((*name).to_owned(), Probe::default().after(true));
         }
         for name in failing {
-            probes.insert(
-                (*name).to_owned(),
-                Probe::default().after(false).after(false),
-            );
+            probes.insert((*name).to_owned(), Probe::default().after(false).after(false));
         }
         judge(Facts {
             orders: Some(orders),
@@ -245,13 +229,7 @@ mod tests {
     #[test]
     fn no_orders_is_not_ready_and_not_dead_for_a_while() {
         let probes = BTreeMap::new();
-        let facts = |up| Facts {
-            orders: None,
-            heard: None,
-            up,
-            leaving: false,
-            probes: &probes,
-        };
+        let facts = |up| Facts { orders: None, heard: None, up, leaving: false, probes: &probes };
         let verdict = judge(facts(SECOND));
         assert!(!verdict.ready && verdict.live);
         assert!(!judge(facts(SILENT_FAULT + SECOND)).live);
@@ -260,10 +238,7 @@ mod tests {
     #[test]
     fn a_drain_is_unready_and_alive() {
         let mut orders = dify();
-        orders.drain = Some(Drain {
-            notice_ms: 1,
-            bound_ms: 1,
-        });
+        orders.drain = Some(Drain { notice_ms: 1, bound_ms: 1 });
         let verdict = judged(&orders, Some(1), &[], &[]);
         assert!(!verdict.ready && verdict.live && verdict.draining);
     }

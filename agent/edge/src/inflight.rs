@@ -70,10 +70,7 @@ impl Counts {
 
     /// The gauge of an upstream, by name: it outlives any one set of orders.
     pub(crate) fn upstream(&self, name: &str) -> Arc<Gauge> {
-        let mut gauges = self
-            .upstreams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut gauges = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(gauges.entry(name.to_owned()).or_default())
     }
 
@@ -89,17 +86,11 @@ impl Counts {
 
     /// All of it.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let gauges = self
-            .upstreams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let gauges = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
         Snapshot {
             in_flight: self.in_flight.get(),
             upgraded: self.upgraded.get(),
-            by_upstream: gauges
-                .iter()
-                .map(|(name, g)| (name.clone(), g.get()))
-                .collect(),
+            by_upstream: gauges.iter().map(|(name, g)| (name.clone(), g.get())).collect(),
             requests: self.requests.load(Ordering::Relaxed),
             own_answers: self.own_answers.load(Ordering::Relaxed),
         }
@@ -138,10 +129,7 @@ mod tests {
         assert_eq!(counts.snapshot().in_flight, 2);
         assert_eq!(counts.snapshot().by_upstream["api"], 1);
         drop((first, api));
-        assert_eq!(
-            (counts.in_flight(), counts.snapshot().by_upstream["api"]),
-            (1, 0)
-        );
+        assert_eq!((counts.in_flight(), counts.snapshot().by_upstream["api"]), (1, 0));
         drop(second);
         counts.idle().await;
         assert_eq!((counts.in_flight(), counts.snapshot().requests), (0, 2));

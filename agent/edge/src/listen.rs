@@ -39,9 +39,7 @@ pub enum ListenError {
 impl Listeners {
     /// The inherited socket if there is one, else `address`, once per thread.
     pub(crate) fn open(address: SocketAddr, threads: usize) -> Result<Self, ListenError> {
-        let inherited = ListenFd::from_env()
-            .take_tcp_listener(0)
-            .map_err(ListenError::Inherit)?;
+        let inherited = ListenFd::from_env().take_tcp_listener(0).map_err(ListenError::Inherit)?;
         match inherited {
             Some(socket) => Self::shared(socket, threads).map_err(ListenError::Inherit),
             None => {
@@ -53,26 +51,18 @@ impl Listeners {
     fn shared(socket: TcpListener, threads: usize) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        let mut sockets = (1..threads)
-            .map(|_| socket.try_clone())
-            .collect::<io::Result<Vec<_>>>()?;
+        let mut sockets =
+            (1..threads).map(|_| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
         sockets.push(socket);
-        Ok(Self {
-            sockets,
-            address,
-            inherited: true,
-        })
+        Ok(Self { sockets, address, inherited: true })
     }
 
     /// The kernel spreads connections over sockets that share a port.
     fn own(mut address: SocketAddr, threads: usize) -> io::Result<Self> {
         let mut sockets = Vec::with_capacity(threads);
         for _ in 0..threads {
-            let socket = Socket::new(
-                Domain::for_address(address),
-                Type::STREAM,
-                Some(Protocol::TCP),
-            )?;
+            let socket =
+                Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
             socket.set_reuse_port(true)?;
             socket.set_nonblocking(true)?;
@@ -83,11 +73,7 @@ impl Listeners {
             address = socket.local_addr()?;
             sockets.push(socket);
         }
-        Ok(Self {
-            sockets,
-            address,
-            inherited: false,
-        })
+        Ok(Self { sockets, address, inherited: false })
     }
 }
 

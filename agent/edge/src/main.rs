@@ -20,11 +20,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody is left to tell when the terminal is gone.
             let _ = error.print();
-            return if error.use_stderr() {
-                USAGE.into()
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
     telemetry::init(settings.log_mode, &settings.log);

@@ -21,10 +21,7 @@ pub(crate) fn apply(shared: &Shared, orders: Orders, heard: bool) -> bool {
         _ => orders,
     };
     let same = before.as_ref().is_some_and(|table| table.orders == orders);
-    let news = !same
-        && before
-            .as_ref()
-            .is_none_or(|table| !says_the_same(&table.orders, &orders));
+    let news = !same && before.as_ref().is_none_or(|table| !says_the_same(&table.orders, &orders));
     let table = if same {
         before
     } else {
@@ -40,11 +37,7 @@ pub(crate) fn apply(shared: &Shared, orders: Orders, heard: bool) -> bool {
                 "new orders"
             );
         }
-        Some(Arc::new(Table::new(
-            orders,
-            &shared.counts,
-            before.as_deref(),
-        )))
+        Some(Arc::new(Table::new(orders, &shared.counts, before.as_deref())))
     };
     shared.view.send_modify(|view| {
         view.table = table;
@@ -70,9 +63,5 @@ fn adopting(before: &Orders, now: Orders) -> Orders {
 
 fn says_the_same(before: &Orders, now: &Orders) -> bool {
     let sequence = before.sequence;
-    *before
-        == Orders {
-            sequence,
-            ..now.clone()
-        }
+    *before == Orders { sequence, ..now.clone() }
 }

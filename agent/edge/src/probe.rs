@@ -39,15 +39,8 @@ impl Probe {
     /// in a row.
     #[must_use]
     pub(crate) fn after(self, answered: bool) -> Self {
-        let failures = if answered {
-            0
-        } else {
-            self.failures.saturating_add(1)
-        };
-        Self {
-            answered: answered || (self.answered && failures < FAILURES),
-            failures,
-        }
+        let failures = if answered { 0 } else { self.failures.saturating_add(1) };
+        Self { answered: answered || (self.answered && failures < FAILURES), failures }
     }
 }
 
@@ -66,11 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             info!("agent speaks again");
         }
         was_stale = stale;
-        let probes = if stale {
-            round(&view).await
-        } else {
-            BTreeMap::new()
-        };
+        let probes = if stale { round(&view).await } else { BTreeMap::new() };
         shared.view.send_if_modified(|view| {
             let changed = *view.probes != probes;
             if changed {
@@ -87,18 +76,12 @@ async fn round(view: &View) -> BTreeMap<String, Probe> {
     };
     let asked = table.required().map(|(name, address, path)| async move {
         // An agent that spoke in this life vouches for what it ordered.
-        let vouched = Probe {
-            answered: view.heard.is_some(),
-            failures: 0,
-        };
+        let vouched = Probe { answered: view.heard.is_some(), failures: 0 };
         let before = view.probes.get(name).copied().unwrap_or(vouched);
         let answered = tokio::time::timeout(BOUND, ask(address, path)).await;
         (name.to_owned(), before.after(answered.unwrap_or(false)))
     });
-    futures_util::future::join_all(asked)
-        .await
-        .into_iter()
-        .collect()
+    futures_util::future::join_all(asked).await.into_iter().collect()
 }
 
 async fn ask(address: SocketAddr, path: Option<&str>) -> bool {

@@ -84,12 +84,7 @@ impl Table {
             });
         }
         refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.prefix.len()));
-        Self {
-            orders,
-            routes,
-            refusals,
-            upstreams,
-        }
+        Self { orders, routes, refusals, upstreams }
     }
 
     /// Decides by the raw path, and refuses one that reads differently when
@@ -118,13 +113,10 @@ impl Table {
     /// Where probes of the edge itself go: what readiness needs.
     pub(crate) fn required(&self) -> impl Iterator<Item = (&str, SocketAddr, Option<&str>)> {
         let required = |(_, upstream): &(&String, &Arc<Upstream>)| upstream.spec.required;
-        self.upstreams
-            .iter()
-            .filter(required)
-            .map(|(name, upstream)| {
-                let spec = &upstream.spec;
-                (name.as_str(), spec.address, spec.probe.as_deref())
-            })
+        self.upstreams.iter().filter(required).map(|(name, upstream)| {
+            let spec = &upstream.spec;
+            (name.as_str(), spec.address, spec.probe.as_deref())
+        })
     }
 }
 
@@ -163,12 +155,7 @@ fn plain(path: &str) -> Result<Cow<'_, str>, Violation> {
 fn has_dot_segment(path: &[u8]) -> bool {
     path.split(|byte| matches!(byte, b'/' | b'\\'))
         // Java-style parameters: `..;x` is `..` to some.
-        .map(|segment| {
-            segment
-                .split(|byte| *byte == b';')
-                .next()
-                .unwrap_or_default()
-        })
+        .map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default())
         .any(|segment| segment == b"." || segment == b"..")
 }
 

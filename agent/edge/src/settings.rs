@@ -19,18 +19,10 @@ pub struct Settings {
     #[arg(long, env = "DIFY_EDGE_INSTANCE", default_value = "a")]
     pub instance: Instance,
     /// Unix socket on which the agent gives orders
-    #[arg(
-        long,
-        env = "DIFY_EDGE_AGENT_SOCKET",
-        default_value = "/run/dify-agent/edge.sock"
-    )]
+    #[arg(long, env = "DIFY_EDGE_AGENT_SOCKET", default_value = "/run/dify-agent/edge.sock")]
     pub agent_socket: PathBuf,
     /// Directory for the last orders and the listen address
-    #[arg(
-        long,
-        env = "DIFY_EDGE_STATE_DIR",
-        default_value = "/var/lib/dify-edge"
-    )]
+    #[arg(long, env = "DIFY_EDGE_STATE_DIR", default_value = "/var/lib/dify-edge")]
     pub state_dir: PathBuf,
     /// Address to listen on when systemd hands over no socket; port 0 takes a free one
     #[arg(long, env = "DIFY_EDGE_LISTEN", default_value = "0.0.0.0:1080")]
@@ -138,18 +130,12 @@ impl Network {
         Self::v4([35, 191, 0, 0], 16),
         Self::v4([130, 211, 0, 0], 22),
         Self::v4([127, 0, 0, 0], 8),
-        Self {
-            address: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-            bits: 128,
-        },
+        Self { address: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), bits: 128 },
     ];
 
     const fn v4(octets: [u8; 4], bits: u8) -> Self {
         let [a, b, c, d] = octets;
-        Self {
-            address: IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d)),
-            bits,
-        }
+        Self { address: IpAddr::V4(std::net::Ipv4Addr::new(a, b, c, d)), bits }
     }
 
     /// The address lies within.
@@ -177,9 +163,7 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
         let bits: u8 = bits.parse().map_err(|_| InvalidNetwork)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        (bits <= most)
-            .then_some(Self { address, bits })
-            .ok_or(InvalidNetwork)
+        (bits <= most).then_some(Self { address, bits }).ok_or(InvalidNetwork)
     }
 }
 
@@ -211,10 +195,7 @@ mod tests {
             ("172.17.0.2", false),
         ] {
             let address: IpAddr = address.parse().expect("an address");
-            let found = settings
-                .trust
-                .iter()
-                .any(|network| network.contains(address));
+            let found = settings.trust.iter().any(|network| network.contains(address));
             assert_eq!(found, trusted, "{address}");
         }
     }
@@ -229,10 +210,7 @@ mod tests {
             "--listen=1080",
             "--idle-timeout=7",
         ] {
-            assert!(
-                Settings::try_parse_from(["dify-edge", bad]).is_err(),
-                "{bad}"
-            );
+            assert!(Settings::try_parse_from(["dify-edge", bad]).is_err(), "{bad}");
         }
         let all: Network = "0.0.0.0/0".parse().expect("a network");
         assert!(all.contains(IpAddr::from([8, 8, 8, 8])));

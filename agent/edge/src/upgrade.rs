@@ -96,16 +96,8 @@ impl Tunnel {
 
     /// Copies both ways; half-closes are passed on.
     async fn run(&mut self, idle: Duration) -> io::Result<(u64, u64)> {
-        let moved = [
-            Arc::clone(&self.client.moved),
-            Arc::clone(&self.upstream.moved),
-        ];
-        let total = || {
-            moved
-                .iter()
-                .map(|side| side.load(Ordering::Relaxed))
-                .sum::<u64>()
-        };
+        let moved = [Arc::clone(&self.client.moved), Arc::clone(&self.upstream.moved)];
+        let total = || moved.iter().map(|side| side.load(Ordering::Relaxed)).sum::<u64>();
         let silence = async {
             let mut before = total();
             loop {
@@ -149,12 +141,7 @@ struct Tap<S> {
 
 impl<S> Tap<S> {
     fn new(io: S, early: Vec<u8>) -> Self {
-        Self {
-            io,
-            early,
-            moved: Arc::default(),
-            written: Frames::default(),
-        }
+        Self { io, early, moved: Arc::default(), written: Frames::default() }
     }
 }
 

@@ -54,10 +54,7 @@ impl Upstream {
             Ok(permit) => permit,
             Err(_) => self.wait().await?,
         };
-        Ok(Slot {
-            _permit: permit,
-            _held: Gauge::hold(&self.gauge),
-        })
+        Ok(Slot { _permit: permit, _held: Gauge::hold(&self.gauge) })
     }
 
     async fn wait(&self) -> Result<OwnedSemaphorePermit, Failure> {

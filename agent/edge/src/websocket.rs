@@ -98,11 +98,7 @@ mod tests {
                     frames.follow(part);
                     fed += part.len();
                     let at_boundary = fed == one.len() || fed == two.len();
-                    assert_eq!(
-                        frames.at_boundary(),
-                        at_boundary,
-                        "{length} {masked} {step} {fed}"
-                    );
+                    assert_eq!(frames.at_boundary(), at_boundary, "{length} {masked} {step} {fed}");
                 }
             }
         }

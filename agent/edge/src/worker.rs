@@ -58,12 +58,7 @@ where
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, beat: Arc<AtomicU64>) -> Arc<Self> {
-        Arc::new(Self {
-            shared,
-            pool: Pool::default(),
-            tasks: TaskTracker::new(),
-            beat,
-        })
+        Arc::new(Self { shared, pool: Pool::default(), tasks: TaskTracker::new(), beat })
     }
 
     /// Starts a task the thread waits for before it ends.

@@ -117,9 +117,7 @@ pub fn spawn(
         let (publish, stopping) = (publish.clone(), tasks.stopping());
         tasks.spawn_essential(name, Span::current(), async move {
             // cancel-safe: a question dropped half-way is asked by nobody else.
-            let _ = stopping
-                .run_until_cancelled(keep_asking(kind, probe, pace, publish))
-                .await;
+            let _ = stopping.run_until_cancelled(keep_asking(kind, probe, pace, publish)).await;
         });
     }
     Ok(services)

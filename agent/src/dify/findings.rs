@@ -22,11 +22,8 @@ pub(super) fn findings(
     machine: Machine,
 ) -> Vec<Finding> {
     let (settings, release) = (origins.settings, origins.release);
-    let mut findings: Vec<Finding> = release
-        .findings
-        .iter()
-        .map(|known| finding(&known.code, known.message.clone()))
-        .collect();
+    let mut findings: Vec<Finding> =
+        release.findings.iter().map(|known| finding(&known.code, known.message.clone())).collect();
     if crate::release::version(release.release.as_str()).as_slice() < FIRST_MENDED.as_slice() {
         findings.push(finding(
                 "known-vulnerabilities",
@@ -60,16 +57,8 @@ pub(super) fn findings(
             "the main database",
             settings.database.tls != PostgresTls::VerifyCa,
         ),
-        (
-            "vector-unverified",
-            "the vector database",
-            settings.vector.tls != PostgresTls::VerifyCa,
-        ),
-        (
-            "redis-unverified",
-            "Redis",
-            settings.redis.tls != RedisTls::Verify,
-        ),
+        ("vector-unverified", "the vector database", settings.vector.tls != PostgresTls::VerifyCa),
+        ("redis-unverified", "Redis", settings.redis.tls != RedisTls::Verify),
     ] {
         if weak {
             findings.push(finding(
@@ -78,11 +67,8 @@ pub(super) fn findings(
                 ));
         }
     }
-    let floor: u64 = SYSTEM_MIB
-        + services
-            .iter()
-            .map(|(_, s)| u64::from(s.memory_floor_mib))
-            .sum::<u64>();
+    let floor: u64 =
+        SYSTEM_MIB + services.iter().map(|(_, s)| u64::from(s.memory_floor_mib)).sum::<u64>();
     let have = machine.memory >> 20;
     if have < floor {
         findings.push(finding(
@@ -108,8 +94,5 @@ pub(super) fn findings(
 }
 
 fn finding(code: &str, message: String) -> Finding {
-    Finding {
-        code: code.to_owned(),
-        message,
-    }
+    Finding { code: code.to_owned(), message }
 }

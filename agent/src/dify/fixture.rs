@@ -65,17 +65,9 @@ pub(super) fn plain() -> Settings {
             concurrency: NonZeroU32::new(3).expect("not 0"),
             releases_dir: None,
         },
-        network: NodeNetwork {
-            base: Ipv4Addr::new(10, 88, 1, 0),
-        },
-        drain: DrainTimes {
-            notice: Duration::from_secs(15),
-            bound: Duration::from_mins(20),
-        },
-        logs: Logs {
-            mode: LogMode::default(),
-            filter: "info".into(),
-        },
+        network: NodeNetwork { base: Ipv4Addr::new(10, 88, 1, 0) },
+        drain: DrainTimes { notice: Duration::from_secs(15), bound: Duration::from_mins(20) },
+        logs: Logs { mode: LogMode::default(), filter: "info".into() },
         drain: DrainTimes { notice: Duration::from_secs(15), bound: Duration::from_secs(1200) },
         logs: Logs { mode: LogMode::default(), filter: "info".into() },
         paths: Paths {

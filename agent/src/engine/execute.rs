@@ -74,19 +74,12 @@ impl Engine {
         site: &Site,
     ) -> Result<Carried, EngineError> {
         let carried = |changed| {
-            if changed {
-                Carried::Out
-            } else {
-                Carried::AlreadySo
-            }
+            if changed { Carried::Out } else { Carried::AlreadySo }
         };
         let observed = match step {
             Step::RemoveNetwork { id, .. } => return self.remove_network(id).await.map(carried),
             Step::CreateNetwork { name } => {
-                return self
-                    .ensure_network(wanted.network(name)?, site)
-                    .await
-                    .map(carried);
+                return self.ensure_network(wanted.network(name)?, site).await.map(carried);
             }
             Step::Remove { .. }
             | Step::Create { .. }

@@ -34,11 +34,8 @@ impl Passed {
     pub fn finding(&self, subject: &Subject) -> Option<Finding> {
         match self {
             Self::Current { adopted: true, .. } if !subject.post_migration.is_empty() => {
-                let commands: Vec<_> = subject
-                    .post_migration
-                    .iter()
-                    .map(|args| args.join(" "))
-                    .collect();
+                let commands: Vec<_> =
+                    subject.post_migration.iter().map(|args| args.join(" ")).collect();
                 Some(Finding {
                     code: "post-migration-not-run".to_owned(),
                     message: format!(
@@ -106,21 +103,12 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Newer {
-                ours,
-                revision,
-                release,
-                node,
-            } => write!(
+            Self::Newer { ours, revision, release, node } => write!(
                 f,
                 "the schema is newer than release {ours}: it is at {revision}, which belongs to release \
                  {release} (recorded by {node}); run {release}, or restore a backup from before it"
             ),
-            Self::Unknown {
-                ours,
-                revision,
-                head,
-            } => write!(
+            Self::Unknown { ours, revision, head } => write!(
                 f,
                 "release {ours} does not know the schema's revision {revision} (its own head is {head}): \
                  another version of Dify has migrated this database; run that version, or restore a backup"
@@ -129,12 +117,7 @@ impl fmt::Display for Refusal {
                 f,
                 "alembic_version holds several revisions ({revision}); Dify's schema has one: repair it by hand"
             ),
-            Self::Failed {
-                release,
-                node,
-                started_at,
-                detail,
-            } => write!(
+            Self::Failed { release, node, started_at, detail } => write!(
                 f,
                 "the migration to {release} failed on {node} (begun {started_at}) and is not tried again \
                  until it is cleared: {detail}"

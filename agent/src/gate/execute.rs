@@ -39,9 +39,7 @@ pub struct Gate<S> {
 impl<S> fmt::Debug for Gate<S> {
     /// Without the options: sqlx prints the password in them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
-            .field("subject", &self.subject)
-            .finish_non_exhaustive()
+        f.debug_struct("Gate").field("subject", &self.subject).finish_non_exhaustive()
     }
 }
 

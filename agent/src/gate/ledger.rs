@@ -67,9 +67,7 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Er
         .fetch_one(&mut *connection)
         .await?;
     if !schema {
-        sqlx::raw_sql("create schema dify_fleet")
-            .execute(&mut *connection)
-            .await?;
+        sqlx::raw_sql("create schema dify_fleet").execute(&mut *connection).await?;
     }
     sqlx::raw_sql(TABLES).execute(connection).await.map(drop)
 }

@@ -45,10 +45,7 @@ fn head() -> String {
 }
 
 fn known(releases: &[&str]) -> Vec<Known> {
-    let known = |text: &&str| Known {
-        release: release(text),
-        node: "other".to_owned(),
-    };
+    let known = |text: &&str| Known { release: release(text), node: "other".to_owned() };
     releases.iter().map(known).collect()
 }
 
@@ -73,59 +70,26 @@ fn word(step: Step) -> &'static str {
 
 #[test]
 fn every_case_has_one_step() {
-    let held = || {
-        Lock::Held(Holder {
-            node: Some("other".to_owned()),
-            since: None,
-        })
-    };
+    let held = || Lock::Held(Holder { node: Some("other".to_owned()), since: None });
     let (mine, e) = (Lock::Mine, empty);
     let cases = [
         // Nothing on record: the lock decides who looks closer.
         ("an empty database", e(), "lock"),
-        (
-            "another node leads",
-            Observed {
-                lock: held(),
-                ..e()
-            },
-            "wait",
-        ),
-        (
-            "we lead and know nothing",
-            Observed {
-                lock: mine.clone(),
-                ..e()
-            },
-            "learn",
-        ),
+        ("another node leads", Observed { lock: held(), ..e() }, "wait"),
+        ("we lead and know nothing", Observed { lock: mine.clone(), ..e() }, "learn"),
         (
             "we lead an empty database",
-            Observed {
-                lock: mine.clone(),
-                head: Some(head()),
-                ..e()
-            },
+            Observed { lock: mine.clone(), head: Some(head()), ..e() },
             "migrate",
         ),
         (
             "an existing Dify is taken over",
-            Observed {
-                lock: mine.clone(),
-                head: Some(head()),
-                revision: at("x"),
-                ..e()
-            },
+            Observed { lock: mine.clone(), head: Some(head()), revision: at("x"), ..e() },
             "migrate",
         ),
         (
             "a schema that is right already",
-            Observed {
-                lock: mine.clone(),
-                head: Some(head()),
-                revision: at("h15"),
-                ..e()
-            },
+            Observed { lock: mine.clone(), head: Some(head()), revision: at("h15"), ..e() },
             "adopt",
         ),
         (
@@ -141,10 +105,7 @@ fn every_case_has_one_step() {
         ),
         (
             "branches",
-            Observed {
-                revision: Revision::Several(vec!["a".into(), "b".into()]),
-                ..e()
-            },
+            Observed { revision: Revision::Several(vec!["a".into(), "b".into()]), ..e() },
             "branched",
         ),
         // An upgrade: the revision is an older release's.
@@ -173,22 +134,12 @@ fn every_case_has_one_step() {
         // Ahead.
         (
             "newer, and our head is known: no lock needed",
-            Observed {
-                head: Some(head()),
-                revision: at("h17"),
-                known: known(&["1.17.1"]),
-                ..e()
-            },
+            Observed { head: Some(head()), revision: at("h17"), known: known(&["1.17.1"]), ..e() },
             "newer",
         ),
         (
             "newer, but the manifest lets us run beside it",
-            Observed {
-                head: Some(head()),
-                revision: at("h16"),
-                known: known(&["1.16.1"]),
-                ..e()
-            },
+            Observed { head: Some(head()), revision: at("h16"), known: known(&["1.16.1"]), ..e() },
             "pass beside",
         ),
         (
@@ -203,21 +154,13 @@ fn every_case_has_one_step() {
         ),
         (
             "perhaps newer, our head is not known: it might be the same",
-            Observed {
-                revision: at("h17"),
-                known: known(&["1.17.1"]),
-                ..e()
-            },
+            Observed { revision: at("h17"), known: known(&["1.17.1"]), ..e() },
             "lock",
         ),
         // On record.
         (
             "done",
-            Observed {
-                record: Some(record(Outcome::Succeeded)),
-                revision: at("h15"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Succeeded)), revision: at("h15"), ..e() },
             "pass",
         ),
         (
@@ -232,28 +175,17 @@ fn every_case_has_one_step() {
         ),
         (
             "adopted",
-            Observed {
-                record: Some(record(Outcome::Adopted)),
-                revision: at("h15"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Adopted)), revision: at("h15"), ..e() },
             "pass adopted",
         ),
         (
             "done, then lost",
-            Observed {
-                record: Some(record(Outcome::Succeeded)),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Succeeded)), ..e() },
             "unknown",
         ),
         (
             "done, then moved by nobody we know",
-            Observed {
-                record: Some(record(Outcome::Succeeded)),
-                revision: at("x"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Succeeded)), revision: at("x"), ..e() },
             "unknown",
         ),
         (
@@ -278,11 +210,7 @@ fn every_case_has_one_step() {
         ),
         (
             "failed",
-            Observed {
-                record: Some(record(Outcome::Failed)),
-                revision: at("h14"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Failed)), revision: at("h14"), ..e() },
             "failed",
         ),
         (
@@ -297,29 +225,17 @@ fn every_case_has_one_step() {
         ),
         (
             "refused, nothing changed since",
-            Observed {
-                record: Some(record(Outcome::Refused)),
-                revision: at("h14"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Refused)), revision: at("h14"), ..e() },
             "unknown",
         ),
         (
             "refused, the schema has changed since",
-            Observed {
-                record: Some(record(Outcome::Refused)),
-                revision: at("y"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Refused)), revision: at("y"), ..e() },
             "lock",
         ),
         (
             "cleared",
-            Observed {
-                record: Some(record(Outcome::Cleared)),
-                revision: at("h14"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Cleared)), revision: at("h14"), ..e() },
             "lock",
         ),
         // Begun and not ended.
@@ -335,11 +251,7 @@ fn every_case_has_one_step() {
         ),
         (
             "abandoned: the lock is free",
-            Observed {
-                record: Some(record(Outcome::Running)),
-                revision: at("h14"),
-                ..e()
-            },
+            Observed { record: Some(record(Outcome::Running)), revision: at("h14"), ..e() },
             "lock",
         ),
         (
@@ -372,36 +284,18 @@ fn every_case_has_one_step() {
 
 #[test]
 fn a_migration_is_judged_by_what_it_left() {
-    let finished = |exit_code, line: &str| Finished {
-        exit_code,
-        lines: vec![line.to_owned()],
-    };
+    let finished = |exit_code, line: &str| Finished { exit_code, lines: vec![line.to_owned()] };
     let head = "h15";
     let judge = |exit_code, line, after| judge(&finished(exit_code, line), &after, head);
     assert_eq!(judge(0, "", at("h15")), Verdict::Done);
     // Another process finished it meanwhile.
-    assert_eq!(
-        judge(0, "Database migration skipped", at("h15")),
-        Verdict::Done
-    );
-    assert_eq!(
-        judge(0, "Database migration skipped", at("h14")),
-        Verdict::Skipped
-    );
-    assert_eq!(
-        judge(1, "Can't locate revision identified by 'x'", at("x")),
-        Verdict::Unlocatable
-    );
-    for (exit_code, after) in [
-        (0, at("h14")),
-        (0, Revision::Absent),
-        (1, at("h14")),
-        (137, at("h15")),
-    ] {
-        assert!(
-            matches!(judge(exit_code, "", after), Verdict::Failed(_)),
-            "{exit_code}"
-        );
+    assert_eq!(judge(0, "Database migration skipped", at("h15")), Verdict::Done);
+    assert_eq!(judge(0, "Database migration skipped", at("h14")), Verdict::Skipped);
+    assert_eq!(judge(1, "Can't locate revision identified by 'x'", at("x")), Verdict::Unlocatable);
+    for (exit_code, after) in
+        [(0, at("h14")), (0, Revision::Absent), (1, at("h14")), (137, at("h15"))]
+    {
+        assert!(matches!(judge(exit_code, "", after), Verdict::Failed(_)), "{exit_code}");
     }
 }
 

@@ -15,7 +15,8 @@ use tracing::{info, warn};
 use super::context::Context;
 use super::node::{Node, Parts};
 use super::setup::Setup;
-use crate::backends::{self, CheckLine, Verdict, probes};
+use crate::backends::probes::{self, Pace};
+use crate::backends::{self, CheckLine, Verdict};
 use crate::config::Settings;
 use crate::config::settings::SecretName;
 use crate::dify::stack::Stack;
@@ -70,7 +71,7 @@ pub(super) async fn boot(ctx: &Context, settings: &Settings) -> Result<Arc<Node>
     let setup = Setup::default();
     let Prepared { stack, machine, secrets, tokens, .. } = prepared;
     let (board, tasks) = (ctx.board.clone(), ctx.tasks.clone());
-    let services = probes::spawn(settings, &secrets, tokens.as_ref(), &tasks)
+    let services = probes::spawn(settings, &secrets, tokens.as_ref(), Pace::default(), &tasks)
         .map_err(|error| Failure::lasting(Exit::Configuration, &error))?;
     Ok(Node::new(Parts {
         settings: settings.clone(),

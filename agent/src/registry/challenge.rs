@@ -79,13 +79,7 @@ mod tests {
             Asked::parse("bearer realm=http://x/t, error=\"invalid\""),
             Some(Asked::Bearer(bare))
         );
-        for none in [
-            "",
-            "Negotiate",
-            "Bearer",
-            "Bearer service=\"x\"",
-            "Bearer realm",
-        ] {
+        for none in ["", "Negotiate", "Bearer", "Bearer service=\"x\"", "Bearer realm"] {
             assert_eq!(Asked::parse(none), None, "{none:?}");
         }
     }

@@ -93,10 +93,7 @@ impl Bed {
 
     /// Has an image removed at the end.
     pub(crate) fn will_pull(&self, image: &Reference) {
-        self.images
-            .lock()
-            .expect("no panic while held")
-            .push(image.clone());
+        self.images.lock().expect("no panic while held").push(image.clone());
     }
 
     pub(crate) fn address(&self, last: u8) -> Ipv4Addr {

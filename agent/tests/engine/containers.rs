@@ -107,10 +107,7 @@ async fn a_plan_is_carried_out_and_changes_nothing_the_second_time() {
 async fn stopping_asks_first_and_kills_what_does_not_listen() {
     on_engine("stop", 2, async |bed: Bed| {
         let image = guest_image(&bed).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let polite = bed.container("polite", 10, "stop-on-term", &image);
         let deaf = bed.container("deaf", 11, "serve", &image);
         for (spec, signal, code) in [
@@ -216,10 +213,7 @@ async fn what_is_not_ours_is_a_conflict_and_is_left_alone() {
 async fn nothing_is_left_of_a_container_that_could_not_be_made_whole() {
     on_engine("whole", 7, async |bed: Bed| {
         let image = guest_image(&bed).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let mut spec = bed.container("api", 10, "serve", &image);
         spec.env.insert("KEY".into(), EnvValue::Secret(Secret::from("hunter2")));
         spec.networks.push(Attachment {
@@ -243,10 +237,7 @@ async fn nothing_is_left_of_a_container_that_could_not_be_made_whole() {
 async fn events_wake_commands_run_inside_and_memory_is_read() {
     on_engine("inside", 8, async |bed: Bed| {
         let image = guest_image(&bed).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let spec = bed.container("api", 10, "serve", &image);
         let mut events = Box::pin(bed.engine.events(bed.site.node()));
         // The subscription is made by the first poll.

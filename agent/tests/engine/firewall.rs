@@ -43,10 +43,7 @@ async fn rules_are_in_force_between_containers_applied_twice_and_removed() {
 
 async fn check(bed: &Bed, firewall: &Firewall) {
     let image = guest_image(bed).await;
-    bed.engine
-        .ensure_network(&bed.network("main", 0), &bed.site)
-        .await
-        .expect("network");
+    bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
     let server = bed.container("sandbox", 10, "serve", &image);
     bed.engine.create(&server, &bed.site).await.expect("created");
     bed.engine.start(&server.name).await.expect("started");

@@ -13,10 +13,7 @@ use super::containers::observe;
 async fn one_shots_report_how_they_ended_and_leave_nothing() {
     on_engine("once", 3, async |bed: Bed| {
         let image = guest_image(&bed).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let mut show = bed.container("job", 10, "show /etc/own.conf", &image);
         show.files.push(FileMount {
             path: "/etc/own.conf".into(),
@@ -38,12 +35,7 @@ async fn one_shots_report_how_they_ended_and_leave_nothing() {
                 "one|two|three",
             ),
             (show, deadline, Ended::Exited(0), "a file of ours"),
-            (
-                bed.container("job", 10, "eat", &image),
-                deadline,
-                Ended::OutOfMemory,
-                "",
-            ),
+            (bed.container("job", 10, "eat", &image), deadline, Ended::OutOfMemory, ""),
             (
                 bed.container("job", 10, "serve", &image),
                 Duration::from_secs(2),
@@ -77,21 +69,14 @@ async fn one_shots_report_how_they_ended_and_leave_nothing() {
 async fn a_one_shot_whose_process_is_gone_is_an_orphan_and_removed() {
     on_engine("orphan", 4, async |bed: Bed| {
         let image = guest_image(&bed).await;
-        bed.engine
-            .ensure_network(&bed.network("main", 0), &bed.site)
-            .await
-            .expect("network");
+        bed.engine.ensure_network(&bed.network("main", 0), &bed.site).await.expect("network");
         let spec = bed.container("job", 10, "serve", &image);
         let long = Duration::from_mins(1);
         // Waited for: no orphan, and nobody else starts it.
         {
             let mut running = Box::pin(bed.engine.run_once(&spec, &bed.site, long, |_| ()));
             let seen = wait_for("the one-shot", async || {
-                observe(&bed)
-                    .await
-                    .one_shots
-                    .values()
-                    .any(|found| !found.orphan)
+                observe(&bed).await.one_shots.values().any(|found| !found.orphan)
             });
             tokio::select! {
                 // cancel-safe: the one-shot is meant to be dropped below.
@@ -107,17 +92,8 @@ async fn a_one_shot_whose_process_is_gone_is_an_orphan_and_removed() {
             assert_eq!(second.kind(), EngineErrorKind::Stale);
         }
         // Dropped in the middle, as by a crash: found, and removed.
-        assert!(
-            observe(&bed)
-                .await
-                .one_shots
-                .values()
-                .all(|found| found.orphan)
-        );
-        assert_eq!(
-            bed.engine.remove_orphans(&bed.site).await.expect("removed"),
-            1
-        );
+        assert!(observe(&bed).await.one_shots.values().all(|found| found.orphan));
+        assert_eq!(bed.engine.remove_orphans(&bed.site).await.expect("removed"), 1);
         assert!(observe(&bed).await.one_shots.is_empty());
     })
     .await;

@@ -299,10 +299,7 @@ async fn a_line_that_goes_dead_is_a_lost_lock_too() {
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::Hangs]);
     let link = Link::to(server.port()).await;
-    let timings = Timings {
-        statement: Duration::from_millis(500),
-        ..quick()
-    };
+    let timings = Timings { statement: Duration::from_millis(500), ..quick() };
     let through = server.options().port(link.port);
     let first = Gate::new(
         through,
@@ -312,10 +309,7 @@ async fn a_line_that_goes_dead_is_a_lost_lock_too() {
         timings,
     );
     let (lost, ()) = tokio::join!(pass(&first), async {
-        wait_for("a migration", async || {
-            (image.migrations() == 1).then_some(())
-        })
-        .await;
+        wait_for("a migration", async || (image.migrations() == 1).then_some(())).await;
         link.freeze();
     });
     let error = lost.expect_err("lost its lock");
@@ -332,9 +326,7 @@ async fn a_container_the_engine_lost_is_stopped_and_nothing_is_on_record_as_fail
     let server = Server::start().await;
     let image = Image::new(&server, OLD, &[Migration::Lost]);
     let node = gate(&server, &image, "a", "1.14.2", "a");
-    let error = pass(&node)
-        .await
-        .expect_err("nothing is known of the migration");
+    let error = pass(&node).await.expect_err("nothing is known of the migration");
     assert!(matches!(error, GateError::OneShot { .. }), "{error:?}");
     assert_eq!(image.stops.load(Ordering::SeqCst), 2);
     pass(&node).await.expect("may try again");
@@ -372,12 +364,8 @@ async fn a_node_that_only_waits_survives_a_cut_connection() {
 #[tokio::test]
 async fn a_schema_made_by_an_administrator_will_do() {
     let server = Server::start().await;
-    let mut administrator = server
-        .administrator()
-        .database("dify")
-        .connect()
-        .await
-        .expect("connects");
+    let mut administrator =
+        server.administrator().database("dify").connect().await.expect("connects");
     let sql = "alter database dify owner to postgres; create schema dify_fleet authorization dify; \
                grant create on schema public to dify";
     run(&mut administrator, sql).await;

@@ -49,32 +49,20 @@ impl Google {
     pub(crate) async fn start() -> Self {
         let world = Shared::default();
         let router = Router::new()
-            .route(
-                "/computeMetadata/v1/instance/service-accounts/default/token",
-                get(token),
-            )
-            .route(
-                "/v1/projects/p/secrets/{secret}/versions/{version}",
-                get(access),
-            )
+            .route("/computeMetadata/v1/instance/service-accounts/default/token", get(token))
+            .route("/v1/projects/p/secrets/{secret}/versions/{version}", get(access))
             .route("/storage/v1/b/{bucket}", get(bucket))
             .route("/upload/storage/v1/b/{bucket}/o", post(insert))
             .route("/storage/v1/b/{bucket}/o/{object}", get(read))
             .route("/storage/v1/b/{bucket}/o/{object}", delete(remove))
             .with_state(world.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("binds");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let base = format!("http://{}", listener.local_addr().expect("bound"));
         let tasks = Tasks::default();
         tasks.spawn("google", Span::none(), async move {
             axum::serve(listener, router).await.expect("serves");
         });
-        Self {
-            base,
-            world,
-            _tasks: tasks,
-        }
+        Self { base, world, _tasks: tasks }
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
@@ -99,25 +87,15 @@ async fn token() -> Response {
 
 fn refusal(code: u16, status: &str) -> Response {
     let body = json!({"error": {"code": code, "message": format!("{status}!"), "status": status}});
-    (
-        StatusCode::from_u16(code).expect("a status"),
-        body.to_string(),
-    )
-        .into_response()
+    (StatusCode::from_u16(code).expect("a status"), body.to_string()).into_response()
 }
 
 fn refused(world: &Shared, headers: &HeaderMap, verb: &str) -> Option<Response> {
-    if headers
-        .get("authorization")
-        .is_none_or(|value| value != "Bearer t0ken")
-    {
+    if headers.get("authorization").is_none_or(|value| value != "Bearer t0ken") {
         return Some(refusal(401, "UNAUTHENTICATED"));
     }
     let world = world.lock().expect("whole");
-    world
-        .forbidden
-        .contains(&verb)
-        .then(|| refusal(403, "PERMISSION_DENIED"))
+    world.forbidden.contains(&verb).then(|| refusal(403, "PERMISSION_DENIED"))
 }
 
 async fn access(
@@ -162,9 +140,9 @@ async fn bucket(
 ) -> Response {
     match refused(&world, &headers, "get") {
         Some(refused) => refused,
-        None if name == "files" => json!({"name": name, "location": "EUROPE-WEST3"})
-            .to_string()
-            .into_response(),
+        None if name == "files" => {
+            json!({"name": name, "location": "EUROPE-WEST3"}).to_string().into_response()
+        }
         None => refusal(404, "NOT_FOUND"),
     }
 }
@@ -189,9 +167,7 @@ async fn insert(
         return refusal(412, "conditionNotMet");
     }
     world.objects.insert(name.clone(), body);
-    json!({"name": name, "generation": "17"})
-        .to_string()
-        .into_response()
+    json!({"name": name, "generation": "17"}).to_string().into_response()
 }
 
 async fn read(
@@ -218,10 +194,7 @@ async fn remove(
     if let Some(refused) = refused(&world, &headers, "delete") {
         return refused;
     }
-    assert_eq!(
-        query.get("ifGenerationMatch").map(String::as_str),
-        Some("17")
-    );
+    assert_eq!(query.get("ifGenerationMatch").map(String::as_str), Some("17"));
     world.lock().expect("whole").objects.remove(&object);
     StatusCode::NO_CONTENT.into_response()
 }
@@ -230,15 +203,9 @@ async fn remove(
 async fn a_secret_is_fetched_through_a_passing_fault() {
     let google = Google::start().await;
     google.world.lock().expect("whole").unavailable = 2;
-    let references = [(
-        SecretName::RedisPassword,
-        "sm://p/redis".parse().expect("valid"),
-    )]
-    .into();
+    let references = [(SecretName::RedisPassword, "sm://p/redis".parse().expect("valid"))].into();
     let manager = google.manager();
-    let secrets = is_send(fetch_all(&references, Some(&manager)))
-        .await
-        .expect("is there");
+    let secrets = is_send(fetch_all(&references, Some(&manager))).await.expect("is there");
     let value = secrets.get(SecretName::RedisPassword).expect("is there");
     assert_eq!(value.expose_secret(), "a value");
     assert_eq!(
@@ -261,18 +228,11 @@ async fn each_refusal_of_secret_manager_is_told_apart_and_none_shows_a_value() {
     let references = names
         .map(|(name, secret)| (name, format!("sm://p/{secret}/1").parse().expect("valid")))
         .into();
-    let errors = fetch_all(&references, Some(&google.manager()))
-        .await
-        .expect_err("none is there");
+    let errors = fetch_all(&references, Some(&google.manager())).await.expect_err("none is there");
     let kinds: Vec<_> = errors.iter().map(|(_, error)| error.kind()).collect();
     assert_eq!(
         kinds,
-        [
-            "secret-not-found",
-            "secret-disabled",
-            "secret-permission",
-            "secret-checksum"
-        ]
+        ["secret-not-found", "secret-disabled", "secret-permission", "secret-checksum"]
     );
     assert!(errors.is_permanent());
     let text = format!("{errors} {errors:?}");
@@ -280,20 +240,14 @@ async fn each_refusal_of_secret_manager_is_told_apart_and_none_shows_a_value() {
         text.contains("roles/secretmanager.secretAccessor") && text.contains("sm://p/denied/1"),
         "{text}"
     );
-    assert!(
-        !text.contains("hunter2") && !text.contains("t0ken"),
-        "{text}"
-    );
+    assert!(!text.contains("hunter2") && !text.contains("t0ken"), "{text}");
 }
 
 #[tokio::test]
 async fn a_bucket_is_probed_and_left_as_it_was() {
     let google = Google::start().await;
     let lines = google.bucket_lines("files").await;
-    assert!(
-        lines.iter().all(|line| line.verdict == Verdict::Ok),
-        "{lines:?}"
-    );
+    assert!(lines.iter().all(|line| line.verdict == Verdict::Ok), "{lines:?}");
     let names: Vec<_> = lines.iter().map(|line| line.name).collect();
     assert_eq!(names, ["get", "write", "read", "delete", "clock"]);
     assert!(google.world.lock().expect("whole").objects.is_empty());
@@ -304,10 +258,7 @@ async fn missing_rights_on_a_bucket_are_named() {
     let google = Google::start().await;
     google.world.lock().expect("whole").forbidden = vec!["get", "delete"];
     let lines = google.bucket_lines("files").await;
-    let advice: Vec<_> = lines
-        .iter()
-        .filter_map(|line| line.advice.clone())
-        .collect();
+    let advice: Vec<_> = lines.iter().filter_map(|line| line.advice.clone()).collect();
     assert_eq!(advice.len(), 2, "{lines:?}");
     assert!(
         advice[0].contains("storage.buckets.get") && advice[1].contains("storage.objects.delete")
@@ -315,9 +266,6 @@ async fn missing_rights_on_a_bucket_are_named() {
     let lines = google.bucket_lines("absent").await;
     assert!(lines.iter().any(|line| {
         line.name == "write"
-            && line
-                .advice
-                .as_deref()
-                .is_some_and(|text| text.contains("create bucket absent"))
+            && line.advice.as_deref().is_some_and(|text| text.contains("create bucket absent"))
     }));
 }

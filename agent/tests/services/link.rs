@@ -22,22 +22,15 @@ impl Link {
         let (freezes, stopping, lines) = (frozen.subscribe(), tasks.stopping(), tasks.clone());
         tasks.spawn("link", Span::none(), async move {
             while let Some(Ok((near, _))) = stopping.run_until_cancelled(listener.accept()).await {
-                let far = TcpStream::connect(("127.0.0.1", port))
-                    .await
-                    .expect("the server is there");
+                let far =
+                    TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
                 let (freezes, stopping) = (freezes.clone(), lines.stopping());
                 lines.spawn("line", Span::none(), async move {
-                    stopping
-                        .run_until_cancelled(carry(near, far, freezes))
-                        .await;
+                    stopping.run_until_cancelled(carry(near, far, freezes)).await;
                 });
             }
         });
-        Self {
-            port: here,
-            frozen,
-            tasks,
-        }
+        Self { port: here, frozen, tasks }
     }
 
     /// From now on nothing arrives, and nobody is told.

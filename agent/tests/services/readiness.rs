@@ -32,10 +32,7 @@ fn settings(postgres: &postgres::Server, redis: &redis_probe::Server, google: &G
         vector: postgres.settings(PostgresTls::Disable),
         plugin_database: "dify_plugin".to_owned(),
         redis: redis.settings.clone(),
-        bucket: Bucket {
-            name: "files".to_owned(),
-            plugins: "files".to_owned(),
-        },
+        bucket: Bucket { name: "files".to_owned(), plugins: "files".to_owned() },
         certificates: None,
         secrets: BTreeMap::new(),
         features: Features::default(),
@@ -53,17 +50,9 @@ fn settings(postgres: &postgres::Server, redis: &redis_probe::Server, google: &G
             concurrency: two,
             releases_dir: None,
         },
-        network: NodeNetwork {
-            base: [172, 30, 0, 0].into(),
-        },
-        drain: DrainTimes {
-            notice: Duration::from_secs(1),
-            bound: Duration::from_secs(1),
-        },
-        logs: Logs {
-            mode: LogMode::Text,
-            filter: "info".to_owned(),
-        },
+        network: NodeNetwork { base: [172, 30, 0, 0].into() },
+        drain: DrainTimes { notice: Duration::from_secs(1), bound: Duration::from_secs(1) },
+        logs: Logs { mode: LogMode::Text, filter: "info".to_owned() },
         paths: Paths {
             state: "/var/lib/dify-agent".into(),
             run: "/run/dify-agent".into(),
@@ -81,10 +70,7 @@ fn settings(postgres: &postgres::Server, redis: &redis_probe::Server, google: &G
 
 fn secrets() -> Secrets {
     [
-        (
-            SecretName::DatabasePassword,
-            Secret::from(postgres::PASSWORD),
-        ),
+        (SecretName::DatabasePassword, Secret::from(postgres::PASSWORD)),
         (SecretName::VectorPassword, Secret::from(postgres::PASSWORD)),
         (SecretName::RedisPassword, Secret::from(redis_probe::AUTH)),
     ]
@@ -96,22 +82,12 @@ fn secrets() -> Secrets {
 async fn wait_until_away(services: &mut watch::Receiver<Services>, away: &[Group]) {
     let at_most = Duration::from_secs(20);
     let settled = services.wait_for(|services| {
-        let gone: Vec<_> = services
-            .values()
-            .filter(|health| !health.ok)
-            .map(|health| health.kind)
-            .collect();
+        let gone: Vec<_> =
+            services.values().filter(|health| !health.ok).map(|health| health.kind).collect();
         services.len() == 4 && gone == away
     });
-    let settled = tokio::time::timeout(at_most, settled)
-        .await
-        .map(|settled| settled.is_ok());
-    assert_eq!(
-        settled,
-        Ok(true),
-        "expected {away:?} to be away: {:?}",
-        services.borrow()
-    );
+    let settled = tokio::time::timeout(at_most, settled).await.map(|settled| settled.is_ok());
+    assert_eq!(settled, Ok(true), "expected {away:?} to be away: {:?}", services.borrow());
 }
 
 #[tokio::test]
@@ -122,11 +98,7 @@ async fn readiness_follows_redis_away_and_back() {
     let settings = settings(&postgres, &redis, &google);
     let tasks = Tasks::default();
     let quick = Duration::from_millis(50);
-    let pace = Pace {
-        deadline: Duration::from_secs(2),
-        every: quick,
-        bucket_every: quick,
-    };
+    let pace = Pace { deadline: Duration::from_secs(2), every: quick, bucket_every: quick };
     let mut services = spawn(&settings, &secrets(), Some(&google.tokens()), pace, &tasks)
         .expect("a good configuration");
     wait_until_away(&mut services, &[]).await;
@@ -137,10 +109,7 @@ async fn readiness_follows_redis_away_and_back() {
     wait_until_away(&mut services, &[]).await;
     drop(postgres);
     wait_until_away(&mut services, &[Group::Database, Group::Vector]).await;
-    assert!(
-        tasks.stop(Duration::from_secs(5)).await,
-        "the probes end when told to"
-    );
+    assert!(tasks.stop(Duration::from_secs(5)).await, "the probes end when told to");
 }
 
 #[tokio::test]

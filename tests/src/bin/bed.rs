@@ -64,7 +64,10 @@ async fn run(command: Vec<OsString>) -> Outcome<ExitCode> {
         // cancel-safe: a signal.
         _ = terminate.recv() => return Err(Broken::new("terminated")),
     };
-    say(&format!("up in {:.1} s: PostgreSQL, PostgreSQL with pgvector, registry", began.elapsed().as_secs_f64()));
+    say(&format!(
+        "up in {:.1} s: PostgreSQL, PostgreSQL with pgvector, registry",
+        began.elapsed().as_secs_f64()
+    ));
     let (program, arguments) = command.split_first().ok_or_else(|| Broken::new("no command"))?;
     let started = Command::new(program)
         .args(arguments)
@@ -100,7 +103,10 @@ async fn run(command: Vec<OsString>) -> Outcome<ExitCode> {
     let stopped = bed.stop().await;
     let status = ended?;
     stopped?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 #[expect(clippy::print_stderr, reason = "a program for people")]

@@ -21,15 +21,10 @@ const TWO: &str = "GET /2 HTTP/1.1\r\nHost: a\r\n\r\n";
 #[tokio::test(start_paused = true)]
 async fn a_pipelined_request_waits_for_the_one_before() {
     let (mut near, mut guard, client) = guarded();
-    near.write_all(format!("{ONE}ab{TWO}").as_bytes())
-        .await
-        .expect("written");
+    near.write_all(format!("{ONE}ab{TWO}").as_bytes()).await.expect("written");
     assert_eq!(next(&mut guard).await, format!("{ONE}ab"));
     let early = tokio::time::timeout(Duration::from_mins(1), next(&mut guard)).await;
-    assert!(
-        early.is_err(),
-        "the second head passed while the first was busy"
-    );
+    assert!(early.is_err(), "the second head passed while the first was busy");
     client.finished();
     assert_eq!(next(&mut guard).await, TWO);
 }
@@ -38,9 +33,7 @@ async fn a_pipelined_request_waits_for_the_one_before() {
 async fn a_refused_head_becomes_the_marked_request_and_nothing_else_passes() {
     let (mut near, mut guard, client) = guarded();
     let bad = "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
-    near.write_all(format!("{bad}{TWO}").as_bytes())
-        .await
-        .expect("written");
+    near.write_all(format!("{bad}{TWO}").as_bytes()).await.expect("written");
     assert_eq!(next(&mut guard).await.as_bytes(), MARKED);
     assert_eq!(client.refused(), Some(Violation::Host));
     client.finished();
@@ -61,11 +54,7 @@ async fn a_head_once_begun_has_ten_seconds_an_idle_connection_ten_minutes() {
     let (_near, mut guard, _client) = guarded();
     let begun = Instant::now();
     assert_eq!(next(&mut guard).await, "");
-    assert!(
-        begun.elapsed() >= Duration::from_secs(620),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() >= Duration::from_secs(620), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -118,10 +118,8 @@ async fn talk(
 async fn take(shared: &Arc<Shared>, orders: Orders) -> bool {
     let news = apply(shared, orders.clone(), true);
     if news {
-        let (directory, instance) = (
-            shared.settings.state_dir.clone(),
-            shared.settings.instance.to_string(),
-        );
+        let (directory, instance) =
+            (shared.settings.state_dir.clone(), shared.settings.instance.to_string());
         let saved =
             tokio::task::spawn_blocking(move || store::save(&directory, &instance, &orders));
         match saved.await {
@@ -137,12 +135,7 @@ async fn take(shared: &Arc<Shared>, orders: Orders) -> bool {
 
 fn report(shared: &Shared, listen: SocketAddr) -> Report {
     let counts = shared.counts.snapshot();
-    let sequence = shared
-        .view
-        .borrow()
-        .table
-        .as_ref()
-        .map_or(0, |table| table.orders.sequence);
+    let sequence = shared.view.borrow().table.as_ref().map_or(0, |table| table.orders.sequence);
     Report {
         instance: shared.settings.instance.to_string(),
         pid: std::process::id(),

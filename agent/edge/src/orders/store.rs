@@ -43,11 +43,7 @@ pub(crate) enum StoreError {
 /// The instances share one file; each has its own temporary.
 pub(crate) fn save(directory: &Path, instance: &str, orders: &Orders) -> Result<(), StoreError> {
     let orders = serde_json::to_string(orders).expect("orders always serialise");
-    let record = Record {
-        schema: SCHEMA,
-        checksum: checksum(&orders),
-        orders,
-    };
+    let record = Record { schema: SCHEMA, checksum: checksum(&orders), orders };
     let text = serde_json::to_string(&record).expect("texts always serialise");
     replace(directory, NAME, instance, text.as_bytes())
 }
@@ -68,10 +64,7 @@ pub(crate) fn replace(
         fs::rename(&temporary, &path)?;
         File::open(directory)?.sync_all()
     };
-    write().map_err(|source| StoreError::Write {
-        path: path.clone(),
-        source,
-    })
+    write().map_err(|source| StoreError::Write { path: path.clone(), source })
 }
 
 /// The last orders, if there are any.
@@ -132,24 +125,15 @@ mod tests {
             assert_ne!(bad, good);
             fs::write(&path, &bad).expect("written");
             let found = load(directory.path());
-            assert!(
-                matches!(found, Err(StoreError::Damaged { .. })),
-                "{found:?}"
-            );
+            assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
         }
         fs::write(&path, [0xff, 0xfe]).expect("written");
-        assert!(matches!(
-            load(directory.path()),
-            Err(StoreError::Damaged { .. })
-        ));
+        assert!(matches!(load(directory.path()), Err(StoreError::Damaged { .. })));
     }
 
     #[test]
     fn a_directory_that_is_not_there_is_said_so() {
         let error = save(Path::new("/nonexistent/dify"), "a", &dify()).unwrap_err();
-        assert!(
-            error.to_string().contains("/nonexistent/dify/orders.json"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("/nonexistent/dify/orders.json"), "{error}");
     }
 }

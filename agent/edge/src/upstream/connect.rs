@@ -56,11 +56,7 @@ impl Link {
             // Its failures reach whoever waits for the response.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Self {
-            sender,
-            reused: false,
-            driver: Driver(Some(driver.abort_handle())),
-        })
+        Ok(Self { sender, reused: false, driver: Driver(Some(driver.abort_handle())) })
     }
 
     /// Leaves the connection to its driver: after an upgrade it owns the socket

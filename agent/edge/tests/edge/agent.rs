@@ -30,12 +30,7 @@ impl Agent {
     /// Does not run yet.
     pub(crate) fn absent(path: &Path, orders: Orders) -> Self {
         let (path, orders) = (path.to_owned(), watch::Sender::new(orders));
-        Self {
-            path,
-            orders,
-            last: Arc::default(),
-            life: None,
-        }
+        Self { path, orders, last: Arc::default(), life: None }
     }
 
     /// Dies: lines are cut, the socket is gone.
@@ -79,21 +74,12 @@ impl Agent {
     /// Waits until the edge works by the present orders.
     pub(crate) async fn reached(&self) {
         let wanted = self.orders.borrow().sequence;
-        self.report("the edge to take orders", |report| {
-            report.sequence == wanted
-        })
-        .await;
+        self.report("the edge to take orders", |report| report.sequence == wanted).await;
     }
 
     /// Waits for a report that satisfies.
     pub(crate) async fn report(&self, what: &str, good: impl Fn(&Report) -> bool) -> Report {
-        let found = || {
-            self.last
-                .lock()
-                .expect("unpoisoned")
-                .clone()
-                .filter(|report| good(report))
-        };
+        let found = || self.last.lock().expect("unpoisoned").clone().filter(|report| good(report));
         wait_for(what, || std::future::ready(found())).await
     }
 }

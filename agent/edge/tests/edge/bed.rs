@@ -21,10 +21,7 @@ use crate::agent::Agent;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a task of the bed.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test bed's tasks end with their runtime"
-)]
+#[expect(clippy::disallowed_methods, reason = "the test bed's tasks end with their runtime")]
 pub(crate) fn spawn<F>(task: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -96,13 +93,7 @@ impl Bed {
         let edge = Edge::build(settings(directory.path(), flags)).expect("built");
         let (address, handle) = (edge.address(), edge.handle());
         let run = spawn(async move { edge.run().await.expect("started") });
-        Self {
-            address,
-            agent,
-            handle,
-            run,
-            directory,
-        }
+        Self { address, agent, handle, run, directory }
     }
 
     pub(crate) async fn client(&self) -> Wire {
@@ -124,10 +115,7 @@ impl Bed {
 
     /// Waits until an instance that was asked to end has.
     pub(crate) async fn stopped(self) -> TempDir {
-        let exit = timeout(PATIENCE, self.run)
-            .await
-            .expect("ends")
-            .expect("no panic");
+        let exit = timeout(PATIENCE, self.run).await.expect("ends").expect("no panic");
         assert_eq!(exit, Exit::Drained);
         self.directory
     }
@@ -164,26 +152,15 @@ pub(crate) fn nothing() -> Orders {
 
 pub(crate) fn route(prefix: &str, upstream: &str) -> Route {
     let (prefix, upstream) = (prefix.to_owned(), upstream.to_owned());
-    Route {
-        prefix,
-        upstream,
-        hook_url: false,
-    }
+    Route { prefix, upstream, hook_url: false }
 }
 
 pub(crate) fn refusal(prefix: &str, status: u16) -> Refusal {
-    Refusal {
-        prefix: prefix.to_owned(),
-        status,
-        message: "closed here".to_owned(),
-    }
+    Refusal { prefix: prefix.to_owned(), status, message: "closed here".to_owned() }
 }
 
 pub(crate) fn drain(notice_ms: u64, bound_ms: u64) -> Drain {
-    Drain {
-        notice_ms,
-        bound_ms,
-    }
+    Drain { notice_ms, bound_ms }
 }
 
 /// A container: hands each connection to the test.
@@ -211,9 +188,7 @@ impl Upstream {
 
     /// The next connection.
     pub(crate) async fn accept(&self) -> Wire {
-        let accepted = timeout(PATIENCE, self.listener.accept())
-            .await
-            .expect("a connection");
+        let accepted = timeout(PATIENCE, self.listener.accept()).await.expect("a connection");
         Wire::new(accepted.expect("accepted").0)
     }
 
@@ -273,11 +248,7 @@ impl Head {
     }
 
     pub(crate) fn status(&self) -> u16 {
-        let code = self
-            .first()
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok());
+        let code = self.first().split(' ').nth(1).and_then(|code| code.parse().ok());
         code.unwrap_or_else(|| panic!("no status line: {:?}", self.0))
     }
 }
@@ -313,10 +284,7 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
-        Self {
-            stream,
-            read: Vec::new(),
-        }
+        Self { stream, read: Vec::new() }
     }
 
     pub(crate) async fn send(&mut self, text: &str) {
@@ -324,35 +292,23 @@ impl Wire {
     }
 
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
-        timeout(PATIENCE, self.stream.write_all(bytes))
-            .await
-            .expect("taken")
-            .expect("sent");
+        timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("taken").expect("sent");
     }
 
     pub(crate) async fn get(&mut self, path: &str) {
-        self.send(&format!(
-            "GET {path} HTTP/1.1\r\nHost: dify.example\r\n\r\n"
-        ))
-        .await;
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: dify.example\r\n\r\n")).await;
     }
 
     /// Reads up to and including `mark`.
     pub(crate) async fn until(&mut self, mark: &str) -> String {
         self.try_until(mark).await.unwrap_or_else(|| {
-            panic!(
-                "ended before {mark:?}: {:?}",
-                String::from_utf8_lossy(&self.read)
-            )
+            panic!("ended before {mark:?}: {:?}", String::from_utf8_lossy(&self.read))
         })
     }
 
     async fn try_until(&mut self, mark: &str) -> Option<String> {
         loop {
-            let found = self
-                .read
-                .windows(mark.len())
-                .position(|part| part == mark.as_bytes());
+            let found = self.read.windows(mark.len()).position(|part| part == mark.as_bytes());
             if let Some(at) = found {
                 let taken: Vec<u8> = self.read.drain(..at + mark.len()).collect();
                 return Some(String::from_utf8(taken).expect("text"));
@@ -379,12 +335,7 @@ impl Wire {
 
     pub(crate) async fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.read.len() < count {
-            assert_ne!(
-                self.more().await,
-                0,
-                "ended after {} of {count}",
-                self.read.len()
-            );
+            assert_ne!(self.more().await, 0, "ended after {} of {count}", self.read.len());
         }
         self.read.drain(..count).collect()
     }
@@ -398,29 +349,15 @@ impl Wire {
     /// An answer with a length.
     pub(crate) async fn answer(&mut self) -> Answer {
         let head = self.head().await;
-        let length = head
-            .field("content-length")
-            .and_then(|text| text.parse().ok());
-        let body = self
-            .exactly(length.unwrap_or_else(|| panic!("no length: {head:?}")))
-            .await;
-        Answer {
-            head,
-            body: String::from_utf8(body).expect("text"),
-        }
+        let length = head.field("content-length").and_then(|text| text.parse().ok());
+        let body = self.exactly(length.unwrap_or_else(|| panic!("no length: {head:?}"))).await;
+        Answer { head, body: String::from_utf8(body).expect("text") }
     }
 
     /// The peer closes (or resets) without another word, soon.
     pub(crate) async fn ends_within(&mut self, bound: Duration) {
         let read = timeout(bound, self.stream.read_buf(&mut self.read)).await;
-        let count = read
-            .unwrap_or_else(|_| panic!("still open after {bound:?}"))
-            .unwrap_or(0);
-        assert_eq!(
-            count,
-            0,
-            "unexpected: {:?}",
-            String::from_utf8_lossy(&self.read)
-        );
+        let count = read.unwrap_or_else(|_| panic!("still open after {bound:?}")).unwrap_or(0);
+        assert_eq!(count, 0, "unexpected: {:?}", String::from_utf8_lossy(&self.read));
     }
 }

@@ -45,22 +45,16 @@ async fn fifty_streams_lose_no_byte_to_a_signal() {
     let bed = Bed::with(orders(&api), &["--drain-notice", "1s"]).await;
     let streams = streams(&bed, &api, 50).await;
     bed.handle.ask(Ask::Terminate("test"));
-    bed.agent
-        .report("the drain", |report| report.state == EdgeState::Draining)
-        .await;
+    bed.agent.report("the drain", |report| report.state == EdgeState::Draining).await;
     assert_eq!(bed.get("/health").await.status(), 503, "not ready at once");
     assert_eq!(bed.get("/health/live").await.status(), 200, "and not dead");
     // Within the notice new requests are still served, on connections that end.
     let mut late = bed.client().await;
     late.get("/late").await;
     let (mut call, _) = api.call().await;
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        .await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let answer = late.answer().await;
-    assert_eq!(
-        (answer.body.as_str(), answer.head.field("connection")),
-        ("ok", Some("close"))
-    );
+    assert_eq!((answer.body.as_str(), answer.head.field("connection")), ("ok", Some("close")));
     finish(streams).await;
     bed.stopped().await;
 }
@@ -70,14 +64,9 @@ async fn an_ordered_drain_ends_drained_and_can_be_withdrawn() {
     let api = Upstream::new().await;
     let bed = Bed::new(orders(&api)).await;
     let streams = streams(&bed, &api, 3).await;
-    bed.agent
-        .order(|orders| orders.drain = Some(drain(100, 60_000)))
-        .await;
+    bed.agent.order(|orders| orders.drain = Some(drain(100, 60_000))).await;
     let answer = bed.get("/health").await;
-    assert_eq!(
-        (answer.status(), answer.json()["draining"].as_bool()),
-        (503, Some(true))
-    );
+    assert_eq!((answer.status(), answer.json()["draining"].as_bool()), (503, Some(true)));
     let refused = crate::bed::wait_for("the notice to pass", || async {
         let mut client = bed.client().await;
         client.get("/new").await;
@@ -93,24 +82,13 @@ async fn an_ordered_drain_ends_drained_and_can_be_withdrawn() {
     })
     .await;
     assert_eq!((refused.status(), refused.kind()), (503, "draining"));
-    let report = bed
-        .agent
-        .report("closing", |report| report.in_flight == 3)
-        .await;
+    let report = bed.agent.report("closing", |report| report.in_flight == 3).await;
     assert_eq!(report.state, EdgeState::Draining);
     finish(streams).await;
-    bed.agent
-        .report("drained", |report| report.state == EdgeState::Drained)
-        .await;
-    assert_eq!(
-        bed.get("/health").await.status(),
-        503,
-        "drained is still not ready"
-    );
+    bed.agent.report("drained", |report| report.state == EdgeState::Drained).await;
+    assert_eq!(bed.get("/health").await.status(), 503, "drained is still not ready");
     bed.agent.order(|orders| orders.drain = None).await;
-    bed.agent
-        .report("serving", |report| report.state == EdgeState::Serving)
-        .await;
+    bed.agent.report("serving", |report| report.state == EdgeState::Serving).await;
     assert_eq!(bed.get("/health").await.status(), 200);
     bed.stop().await;
 }

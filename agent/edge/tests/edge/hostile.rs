@@ -37,51 +37,16 @@ async fn ambiguous_requests_are_refused_before_the_upstream_is_contacted() {
             "bad-content-length",
         ),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "bad-host"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(), 400, "bad-host"),
+        ("GET http://other/ HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "bad-host"),
+        ("GET / HTTP/1.1\nHost: a\n\n".to_owned(), 400, "bad-line-end"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n".to_owned(), 400, "bad-header"),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(), 400, "bad-header"),
+        ("CONNECT db:5432 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "method-refused"),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "method-refused"),
+        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n".to_owned(), 505, "bad-version"),
         (
-            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(),
-            400,
-            "bad-host",
-        ),
-        (
-            "GET http://other/ HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-            400,
-            "bad-host",
-        ),
-        (
-            "GET / HTTP/1.1\nHost: a\n\n".to_owned(),
-            400,
-            "bad-line-end",
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n".to_owned(),
-            400,
-            "bad-header",
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost : a\r\n\r\n".to_owned(),
-            400,
-            "bad-header",
-        ),
-        (
-            "CONNECT db:5432 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-            400,
-            "method-refused",
-        ),
-        (
-            "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
-            400,
-            "method-refused",
-        ),
-        (
-            "GET / HTTP/3.0\r\nHost: a\r\n\r\n".to_owned(),
-            505,
-            "bad-version",
-        ),
-        (
-            format!(
-                "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
-                "x".repeat(40_000)
-            ),
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000)),
             431,
             "head-too-large",
         ),
@@ -99,11 +64,7 @@ async fn ambiguous_requests_are_refused_before_the_upstream_is_contacted() {
         let mut client = bed.client().await;
         client.send(&request).await;
         let answer = client.answer().await;
-        assert_eq!(
-            (answer.status(), answer.kind()),
-            (status, kind),
-            "{request:.200?}"
-        );
+        assert_eq!((answer.status(), answer.kind()), (status, kind), "{request:.200?}");
         assert_eq!(answer.head.field("connection"), Some("close"));
         client.ends_within(Duration::from_secs(5)).await;
     }
@@ -116,17 +77,11 @@ async fn loose_chunks_never_reach_the_upstream_as_a_whole_body() {
     let api = Upstream::new().await;
     let bed = Bed::new(orders(&api)).await;
     let mut client = bed.client().await;
-    client
-        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     let (mut call, _) = api.call().await;
     client.send("5\nhello\r\n0\r\n\r\n").await;
     let seen = call.rest().await;
-    assert!(
-        !seen.ends_with(b"0\r\n\r\n"),
-        "{:?}",
-        String::from_utf8_lossy(&seen)
-    );
+    assert!(!seen.ends_with(b"0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&seen));
     let answer = client.answer().await;
     assert_eq!((answer.status(), answer.kind()), (400, "client-body"));
     bed.stop().await;

@@ -54,9 +54,7 @@ async fn exit_code(mut process: Process) -> Option<i32> {
 }
 
 fn signal(process: &Process, name: &str) {
-    let sent = Command::new("kill")
-        .args(["-s", name, &process.0.id().to_string()])
-        .status();
+    let sent = Command::new("kill").args(["-s", name, &process.0.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());
 }
 
@@ -71,34 +69,23 @@ async fn exit_codes_tell_usage_from_failure() {
     let directory = tempfile::tempdir().expect("a directory");
     let run = |more: &[&str]| {
         let mut command = Command::new(EDGE);
-        command
-            .args(edge(directory.path()))
-            .args(more)
-            .stderr(Stdio::null());
+        command.args(edge(directory.path())).args(more).stderr(Stdio::null());
         Process::start(&mut command)
     };
     assert_eq!(exit_code(run(&["--threads", "none"])).await, Some(64));
     assert_eq!(exit_code(run(&["--version"])).await, Some(0));
     let taken = Upstream::new().await;
-    assert_eq!(
-        exit_code(run(&["--listen", &taken.address.to_string()])).await,
-        Some(1)
-    );
+    assert_eq!(exit_code(run(&["--listen", &taken.address.to_string()])).await, Some(1));
 }
 
 #[tokio::test]
 async fn it_is_ready_with_orders_and_ends_with_zero_when_drained() {
     let directory = tempfile::tempdir().expect("a directory");
-    let agent = Agent::start(
-        &directory.path().join("edge.sock"),
-        orders(&Upstream::new().await),
-    );
+    let agent = Agent::start(&directory.path().join("edge.sock"), orders(&Upstream::new().await));
     let notify = UnixDatagram::bind(directory.path().join("notify")).expect("bound");
     let mut command = Command::new(EDGE);
     let notify_path = directory.path().join("notify");
-    command
-        .args(edge(directory.path()))
-        .env("NOTIFY_SOCKET", notify_path);
+    command.args(edge(directory.path())).env("NOTIFY_SOCKET", notify_path);
     let child = Process::start(&mut command);
     let mut message = [0; 64];
     let read = tokio::time::timeout(PATIENCE, notify.recv(&mut message));
@@ -116,9 +103,7 @@ async fn it_is_ready_with_orders_and_ends_with_zero_when_drained() {
 fn activated(directory: &Path, instance: &str, socket: OwnedFd) -> Process {
     let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
     let mut command = Command::new("sh");
-    command
-        .args(["-c", script, "sh", EDGE])
-        .args(edge(directory));
+    command.args(["-c", script, "sh", EDGE]).args(edge(directory));
     // Long enough for who connected just before the hand-over to ask.
     command.args(["--instance", instance, "--drain-notice", "1s"]);
     Process::start(command.stdin(Stdio::from(socket)))
@@ -127,26 +112,15 @@ fn activated(directory: &Path, instance: &str, socket: OwnedFd) -> Process {
 #[tokio::test]
 async fn two_instances_on_one_socket_change_over_without_a_refusal() {
     let directory = tempfile::tempdir().expect("a directory");
-    let agent = Agent::start(
-        &directory.path().join("edge.sock"),
-        orders(&Upstream::new().await),
-    );
+    let agent = Agent::start(&directory.path().join("edge.sock"), orders(&Upstream::new().await));
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = socket.local_addr().expect("bound");
     let fd = || OwnedFd::from(socket.try_clone().expect("a descriptor"));
     let first = activated(directory.path(), "a", fd());
-    agent
-        .report("instance a", |report| {
-            report.instance == "a" && report.sequence == 1
-        })
-        .await;
+    agent.report("instance a", |report| report.instance == "a" && report.sequence == 1).await;
     assert_eq!(get(address, "/health").await, 200);
     let second = activated(directory.path(), "b", fd());
-    agent
-        .report("instance b", |report| {
-            report.instance == "b" && report.sequence == 1
-        })
-        .await;
+    agent.report("instance b", |report| report.instance == "b" && report.sequence == 1).await;
     signal(&first, "USR1");
     let mut ended = Box::pin(exit_code(first));
     let code = loop {

@@ -10,35 +10,20 @@ async fn routes_refusals_and_own_answers() {
     let mut wanted = nothing();
     wanted.upstreams.insert("api".to_owned(), api.spec());
     wanted.upstreams.insert("web".to_owned(), web.spec());
-    wanted.routes = vec![
-        route("/", "web"),
-        route("/v1", "api"),
-        route("/socket.io/", "absent"),
-    ];
+    wanted.routes = vec![route("/", "web"), route("/v1", "api"), route("/socket.io/", "absent")];
     wanted.refusals = vec![refusal("/console/api/setup", 403)];
     let bed = Bed::new(wanted).await;
-    for (path, upstream) in [
-        ("/v1/chat-messages?x=%2e%2e", &api),
-        ("/v1x", &api),
-        ("/apps", &web),
-    ] {
+    for (path, upstream) in [("/v1/chat-messages?x=%2e%2e", &api), ("/v1x", &api), ("/apps", &web)]
+    {
         let mut client = bed.client().await;
         client.get(path).await;
         let (mut call, head) = upstream.call().await;
         assert_eq!(head.first(), format!("GET {path} HTTP/1.1"));
         assert_eq!(head.field("connection"), Some("close"));
-        call.send("HTTP/1.1 201 Made\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-            .await;
+        call.send("HTTP/1.1 201 Made\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
         let answer = client.answer().await;
-        assert_eq!(
-            (answer.status(), answer.body.as_str(), answer.kind()),
-            (201, "ok", "")
-        );
-        assert_eq!(
-            answer.head.field("connection"),
-            None,
-            "the upstream's hop leaked"
-        );
+        assert_eq!((answer.status(), answer.body.as_str(), answer.kind()), (201, "ok", ""));
+        assert_eq!(answer.head.field("connection"), None, "the upstream's hop leaked");
     }
     for (path, status, kind) in [
         ("/console/api/setup", 403, "refused"),
@@ -50,10 +35,7 @@ async fn routes_refusals_and_own_answers() {
         assert_eq!((answer.status(), answer.kind()), (status, kind), "{path}");
         assert!(answer.json()["message"].is_string());
     }
-    let report = bed
-        .agent
-        .report("the numbers", |report| report.requests == 3)
-        .await;
+    let report = bed.agent.report("the numbers", |report| report.requests == 3).await;
     assert_eq!((report.own_answers, report.in_flight), (4, 0));
     assert_eq!(report.listen, Some(bed.address));
     bed.stop().await;
@@ -100,17 +82,11 @@ async fn a_pooled_connection_serves_again_and_a_dead_one_is_not_noticed() {
     client.get("/1").await;
     let (mut call, head) = web.call().await;
     assert_eq!(head.field("connection"), None);
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
-        .await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1").await;
     assert_eq!(client.answer().await.body, "1");
     client.get("/2").await;
-    assert_eq!(
-        call.head().await.first(),
-        "GET /2 HTTP/1.1",
-        "on the same connection"
-    );
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2")
-        .await;
+    assert_eq!(call.head().await.first(), "GET /2 HTTP/1.1", "on the same connection");
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2").await;
     assert_eq!(client.answer().await.body, "2");
     // Now it dies with the request in its hands: asked again, elsewhere.
     client.get("/3").await;
@@ -118,13 +94,10 @@ async fn a_pooled_connection_serves_again_and_a_dead_one_is_not_noticed() {
     drop(call);
     let (mut call, head) = web.call().await;
     assert_eq!(head.first(), "GET /3 HTTP/1.1");
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n3")
-        .await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n3").await;
     assert_eq!(client.answer().await.body, "3");
     // What is not safe to repeat is not repeated.
-    client
-        .send("POST /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab")
-        .await;
+    client.send("POST /4 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab").await;
     assert_eq!(call.head().await.first(), "POST /4 HTTP/1.1");
     call.exactly(2).await;
     drop(call);
@@ -157,10 +130,7 @@ async fn failures_of_the_upstream_have_their_names() {
     let answer = asked("HTTP/1.1 200").await;
     assert_eq!((answer.status(), answer.kind()), (502, "upstream-closed"));
     let answer = asked("").await;
-    assert_eq!(
-        (answer.status(), answer.kind()),
-        (504, "upstream-head-timeout")
-    );
+    assert_eq!((answer.status(), answer.kind()), (504, "upstream-head-timeout"));
     let answer = asked("HTTP/1.1 101 Sure\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").await;
     assert_eq!((answer.status(), answer.kind()), (502, "upstream-protocol"));
     drop(api);
@@ -173,11 +143,7 @@ async fn failures_of_the_upstream_have_their_names() {
 async fn a_full_upstream_queues_shortly_and_then_says_so() {
     let api = Upstream::new().await;
     let mut wanted = orders(&api);
-    wanted
-        .upstreams
-        .get_mut("api")
-        .expect("it is there")
-        .max_in_flight = 1;
+    wanted.upstreams.get_mut("api").expect("it is there").max_in_flight = 1;
     let bed = Bed::new(wanted).await;
     let mut first = bed.client().await;
     first.get("/1").await;
@@ -189,32 +155,20 @@ async fn a_full_upstream_queues_shortly_and_then_says_so() {
         client.get("/wait").await;
         waiting.push(client);
     }
-    bed.agent
-        .report("all in flight", |report| report.in_flight == 17)
-        .await;
+    bed.agent.report("all in flight", |report| report.in_flight == 17).await;
     let answer = bed.get("/2").await;
     assert_eq!((answer.status(), answer.kind()), (503, "overloaded"));
     assert_eq!(answer.head.field("retry-after"), Some("1"));
-    assert_eq!(
-        bed.get("/health").await.status(),
-        200,
-        "health needs no slot"
-    );
-    let report = bed
-        .agent
-        .report("the numbers", |report| report.in_flight == 17)
-        .await;
+    assert_eq!(bed.get("/health").await.status(), 200, "health needs no slot");
+    let report = bed.agent.report("the numbers", |report| report.in_flight == 17).await;
     assert_eq!(report.by_upstream["api"], 1);
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1")
-        .await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1").await;
     assert_eq!(first.answer().await.body, "1");
     let (mut call, head) = api.call().await;
     assert_eq!(head.first(), "GET /wait HTTP/1.1");
     drop(waiting);
     call.ends_within(Duration::from_secs(5)).await;
-    bed.agent
-        .report("nothing left", |report| report.in_flight == 0)
-        .await;
+    bed.agent.report("nothing left", |report| report.in_flight == 0).await;
     bed.stop().await;
 }
 
@@ -225,17 +179,12 @@ async fn a_swap_of_containers_lets_the_old_one_finish() {
     let mut stream = bed.client().await;
     stream.get("/stream").await;
     let (mut call, _) = old.call().await;
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
-        .await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab").await;
     stream.until("ab").await;
     let address = new.address;
     bed.agent
         .order(|orders| {
-            orders
-                .upstreams
-                .get_mut("api")
-                .expect("it is there")
-                .address = address;
+            orders.upstreams.get_mut("api").expect("it is there").address = address;
         })
         .await;
     new.echo();
@@ -252,11 +201,7 @@ async fn one_connection_carries_many_requests_also_pipelined() {
     let address = echo.echo();
     bed.agent
         .order(|orders| {
-            orders
-                .upstreams
-                .get_mut("api")
-                .expect("it is there")
-                .address = address;
+            orders.upstreams.get_mut("api").expect("it is there").address = address;
         })
         .await;
     let mut client = bed.client().await;
@@ -268,11 +213,7 @@ async fn one_connection_carries_many_requests_also_pipelined() {
     client.send(&sender).await;
     for index in 0..50 {
         let answer = client.answer().await;
-        assert!(
-            answer.body.starts_with(&format!("GET /{index} ")),
-            "{}",
-            answer.body
-        );
+        assert!(answer.body.starts_with(&format!("GET /{index} ")), "{}", answer.body);
     }
     bed.stop().await;
 }

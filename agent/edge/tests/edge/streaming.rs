@@ -23,10 +23,7 @@ async fn an_event_arrives_before_the_upstream_goes_on() {
     client.get("/v1/chat-messages").await;
     let (mut call, _) = api.call().await;
     call.send(SSE).await;
-    assert_eq!(
-        client.head().await.field("content-type"),
-        Some("text/event-stream")
-    );
+    assert_eq!(client.head().await.field("content-type"), Some("text/event-stream"));
     // The upstream says the next word only when the client has heard the last.
     for index in 0..20 {
         call.send(&event(&index.to_string())).await;
@@ -42,9 +39,7 @@ async fn an_upload_and_its_answer_stream_at_the_same_time() {
     let api = Upstream::new().await;
     let bed = Bed::new(orders(&api)).await;
     let mut client = bed.client().await;
-    client
-        .send("POST /v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .await;
+    client.send("POST /v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     let (mut call, head) = api.call().await;
     assert_eq!(head.field("transfer-encoding"), Some("chunked"));
     call.send(SSE).await;
@@ -77,15 +72,10 @@ async fn a_large_upload_passes_at_flat_memory() {
     let bed = Bed::new(orders(&api)).await;
     let mut client = bed.client().await;
     client
-        .send(&format!(
-            "POST /files HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"
-        ))
+        .send(&format!("POST /files HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"))
         .await;
     let (mut call, head) = api.call().await;
-    assert_eq!(
-        head.field("content-length"),
-        Some(SIZE.to_string().as_str())
-    );
+    assert_eq!(head.field("content-length"), Some(SIZE.to_string().as_str()));
     let before = resident_kib();
     let uploading = spawn(async move {
         let block = vec![7; MIB];
@@ -101,8 +91,7 @@ async fn a_large_upload_passes_at_flat_memory() {
     }
     let grown = most.saturating_sub(before) / 1024;
     assert!(grown < 24, "memory grew by {grown} MiB");
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        .await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert_eq!(uploading.await.expect("no panic").answer().await.body, "ok");
     bed.stop().await;
 }
@@ -127,11 +116,7 @@ async fn who_does_not_read_is_not_buffered_for() {
     let length = 1_u64 << 40;
     // The upstream does not read.
     let mut client = bed.client().await;
-    client
-        .send(&format!(
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
-        ))
-        .await;
+    client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n")).await;
     let (call, _) = api.call().await;
     flood(&mut client.stream).await;
     drop((client, call));
@@ -139,20 +124,11 @@ async fn who_does_not_read_is_not_buffered_for() {
     let mut client = bed.client().await;
     client.get("/").await;
     let (mut call, _) = api.call().await;
-    call.send(&format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
-    ))
-    .await;
+    call.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).await;
     flood(&mut call.stream).await;
-    assert_eq!(
-        bed.get("/health").await.status(),
-        200,
-        "others are served meanwhile"
-    );
+    assert_eq!(bed.get("/health").await.status(), 200, "others are served meanwhile");
     drop((client, call));
-    bed.agent
-        .report("both gone", |report| report.in_flight == 0)
-        .await;
+    bed.agent.report("both gone", |report| report.in_flight == 0).await;
     bed.stop().await;
 }
 
@@ -177,16 +153,12 @@ async fn a_client_that_leaves_takes_the_upstream_along_at_once() {
     call.ends_within(soon).await;
     // In the middle of an upload.
     let mut client = bed.client().await;
-    client
-        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
-        .await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await;
     let (mut call, _) = api.call().await;
     call.until("abc").await;
     drop(client);
     call.ends_within(soon).await;
-    bed.agent
-        .report("nothing left", |report| report.in_flight == 0)
-        .await;
+    bed.agent.report("nothing left", |report| report.in_flight == 0).await;
     bed.stop().await;
 }
 
@@ -201,10 +173,7 @@ async fn an_upstream_that_breaks_off_is_not_taken_for_a_clean_end() {
     client.until("data: 1\n\n").await;
     drop(call);
     let rest = client.rest().await;
-    assert!(
-        !rest.ends_with(b"0\r\n\r\n"),
-        "a broken stream was closed as a whole one"
-    );
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "a broken stream was closed as a whole one");
     bed.stop().await;
 }
 

@@ -21,10 +21,7 @@ async fn tunnel(bed: &Bed, api: &Upstream) -> (Wire, Wire) {
     // The server's first frame comes in the same packet as its 101.
     call.send(&format!("{SWITCH}\u{1}\u{2}hi")).await;
     let head = client.head().await;
-    assert_eq!(
-        (head.status(), head.field("upgrade")),
-        (101, Some("websocket"))
-    );
+    assert_eq!((head.status(), head.field("upgrade")), (101, Some("websocket")));
     assert_eq!(client.exactly(4).await, b"\x01\x02hi");
     (client, call)
 }
@@ -34,23 +31,14 @@ async fn bytes_pass_both_ways_until_both_sides_end() {
     let api = Upstream::new().await;
     let bed = Bed::new(orders(&api)).await;
     let (mut client, mut call) = tunnel(&bed, &api).await;
-    let report = bed
-        .agent
-        .report("the tunnel", |report| report.upgraded == 1)
-        .await;
+    let report = bed.agent.report("the tunnel", |report| report.upgraded == 1).await;
     assert_eq!(report.in_flight, 1);
     let block: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     for _ in 0..10 {
         client.send_bytes(&block).await;
-        assert!(
-            call.exactly(block.len()).await == block,
-            "bytes changed on the way up"
-        );
+        assert!(call.exactly(block.len()).await == block, "bytes changed on the way up");
         call.send_bytes(&block).await;
-        assert!(
-            client.exactly(block.len()).await == block,
-            "bytes changed on the way down"
-        );
+        assert!(client.exactly(block.len()).await == block, "bytes changed on the way down");
     }
     // A half-close passes on and leaves the other direction open.
     client.stream.shutdown().await.expect("open");
@@ -58,11 +46,7 @@ async fn bytes_pass_both_ways_until_both_sides_end() {
     call.send("bye").await;
     drop(call);
     assert_eq!(client.rest().await, b"bye");
-    bed.agent
-        .report("nothing left", |report| {
-            report.in_flight + report.upgraded == 0
-        })
-        .await;
+    bed.agent.report("nothing left", |report| report.in_flight + report.upgraded == 0).await;
     bed.stop().await;
 }
 
@@ -72,22 +56,14 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
     let bed = Bed::new(orders(&api)).await;
     let mut client = bed.client().await;
     // Bytes sent ahead of the answer must not reach the upstream as a tunnel.
-    client
-        .send(&format!("{ASK}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"))
-        .await;
+    client.send(&format!("{ASK}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
     let (mut call, _) = api.call().await;
-    call.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno")
-        .await;
+    call.send("HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno").await;
     let answer = client.answer().await;
     assert_eq!((answer.status(), answer.body.as_str()), (400, "no"));
     let (mut call, head) = api.call().await;
-    assert_eq!(
-        head.first(),
-        "GET /smuggled HTTP/1.1",
-        "it is the next request, on its own"
-    );
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        .await;
+    assert_eq!(head.first(), "GET /smuggled HTTP/1.1", "it is the next request, on its own");
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.answer().await.status(), 200);
     bed.stop().await;
 }
@@ -111,17 +87,9 @@ async fn a_drain_says_goodbye_to_a_websocket_between_two_frames() {
     // Half a frame: seven bytes announced, two sent.
     torn.send_bytes(b"\x82\x07ab").await;
     assert_eq!(within.exactly(4).await, b"\x82\x07ab");
-    bed.agent
-        .order(|orders| orders.drain = Some(drain(0, 200)))
-        .await;
+    bed.agent.order(|orders| orders.drain = Some(drain(0, 200))).await;
     assert_eq!(between.rest().await, [0x88, 2, 0x03, 0xe9]);
-    assert_eq!(
-        within.rest().await,
-        b"",
-        "a close frame inside another frame"
-    );
-    bed.agent
-        .report("drained", |report| report.in_flight == 0)
-        .await;
+    assert_eq!(within.rest().await, b"", "a close frame inside another frame");
+    bed.agent.report("drained", |report| report.in_flight == 0).await;
     bed.stop().await;
 }

@@ -9,20 +9,12 @@ use std::num::NonZeroU32;
 #[test]
 fn worker_connections_are_never_ten() {
     let ours = stack(&plain(), "1.14.2");
-    assert_eq!(
-        value(&ours, "api", "SERVER_WORKER_CONNECTIONS").as_deref(),
-        Some("200")
-    );
+    assert_eq!(value(&ours, "api", "SERVER_WORKER_CONNECTIONS").as_deref(), Some("200"));
     assert_eq!(ours.upstreams["api"].max_in_flight, 400);
     let mut settings = plain();
     settings.capacity.api_connections = NonZeroU32::new(10);
     let error = wired(&settings, &secrets(), "1.14.2").expect_err("is refused");
-    assert!(
-        error
-            .to_string()
-            .contains("capacity.api_connections: is 10"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("capacity.api_connections: is 10"), "{error}");
     assert_eq!(error.exit(), Exit::Configuration);
 }
 
@@ -30,14 +22,8 @@ fn worker_connections_are_never_ten() {
 fn migration_enabled_is_true_for_the_migration_alone() {
     for release in RELEASES {
         let stack = stack(&everything(release), release);
-        assert_eq!(
-            value(&stack, "migration", "MIGRATION_ENABLED").as_deref(),
-            Some("true")
-        );
-        assert_eq!(
-            value(&stack, "migration", "MODE").as_deref(),
-            Some("migration")
-        );
+        assert_eq!(value(&stack, "migration", "MIGRATION_ENABLED").as_deref(), Some("true"));
+        assert_eq!(value(&stack, "migration", "MODE").as_deref(), Some("migration"));
         for service in PYTHON.into_iter().chain(["job"]) {
             let enabled = value(&stack, service, "MIGRATION_ENABLED");
             assert_eq!(enabled.as_deref(), Some("false"), "{service}");
@@ -51,11 +37,7 @@ fn logs_stay_on_stdout_and_queues_are_left_to_the_image() {
     for release in RELEASES {
         let stack = stack(&plain(), release);
         for service in ["api", "worker", "worker_beat"] {
-            assert_eq!(
-                value(&stack, service, "LOG_FILE").as_deref(),
-                Some(""),
-                "{service}"
-            );
+            assert_eq!(value(&stack, service, "LOG_FILE").as_deref(), Some(""), "{service}");
         }
         assert_eq!(value(&stack, "worker", "CELERY_QUEUES"), None);
         assert_eq!(value(&stack, "worker", "CELERY_WORKER_QUEUES"), None);
@@ -67,41 +49,21 @@ fn what_moved_between_releases_is_where_each_release_reads_it() {
     let at = |release: &str, service: &str, key: &str| {
         value(&stack(&everything(release), release), service, key)
     };
-    assert_eq!(
-        at("1.16.1", "api", "EDITION").as_deref(),
-        Some("SELF_HOSTED")
-    );
+    assert_eq!(at("1.16.1", "api", "EDITION").as_deref(), Some("SELF_HOSTED"));
     assert_eq!(at("1.17.1", "api", "EDITION"), None);
-    assert_eq!(
-        at("1.17.1", "api", "DEPLOYMENT_EDITION").as_deref(),
-        Some("COMMUNITY")
-    );
-    assert_eq!(
-        at("1.14.2", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT"),
-        None
-    );
-    assert_eq!(
-        at("1.15.0", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT").as_deref(),
-        Some("false")
-    );
+    assert_eq!(at("1.17.1", "api", "DEPLOYMENT_EDITION").as_deref(), Some("COMMUNITY"));
+    assert_eq!(at("1.14.2", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT"), None);
+    assert_eq!(at("1.15.0", "plugin_daemon", "PIP_MIRROR_AUTO_DETECT").as_deref(), Some("false"));
     assert_eq!(
         at("1.16.1", "agent_backend", "DIFY_AGENT_SHELLCTL_ENTRYPOINT").as_deref(),
         Some("http://local_sandbox:5004")
     );
     assert_eq!(
-        at(
-            "1.17.1",
-            "agent_backend",
-            "DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT"
-        )
-        .as_deref(),
+        at("1.17.1", "agent_backend", "DIFY_AGENT_LOCAL_SANDBOX_ENDPOINT").as_deref(),
         Some("http://local_sandbox:5004")
     );
     let openapi = |release: &str| {
-        stack(&plain(), release)
-            .routes
-            .iter()
-            .any(|route| route.prefix == "/openapi")
+        stack(&plain(), release).routes.iter().any(|route| route.prefix == "/openapi")
     };
     assert!(!openapi("1.14.2") && openapi("1.15.0"));
 }
@@ -109,11 +71,9 @@ fn what_moved_between_releases_is_where_each_release_reads_it() {
 #[test]
 fn the_api_is_asked_by_http_and_the_worker_by_its_own_name() {
     let stack = stack(&everything("1.14.2"), "1.14.2");
-    for (name, path) in [
-        ("api", "/health"),
-        ("plugin_daemon", "/health/check"),
-        ("sandbox", "/health"),
-    ] {
+    for (name, path) in
+        [("api", "/health"), ("plugin_daemon", "/health/check"), ("sandbox", "/health")]
+    {
         assert!(
             matches!(&service(&stack, name).probe, Probe::Http { path: p, .. } if p == path),
             "{name}"
@@ -134,10 +94,7 @@ fn host_names_are_labels_however_long_the_node_is_called() {
     settings.node = format!("a{}-x7f2", "b".repeat(57)).parse().expect("an id");
     let stack = stack(&settings, "1.14.2");
     let hostname = service(&stack, "worker").hostname.clone().expect("is set");
-    assert!(
-        hostname.len() <= 63 && hostname.ends_with("-x7f2"),
-        "{hostname}"
-    );
+    assert!(hostname.len() <= 63 && hostname.ends_with("-x7f2"), "{hostname}");
 }
 
 #[test]
@@ -149,18 +106,10 @@ fn what_serves_starts_first_and_the_daemon_stops_last() {
         let mut started: Vec<&str> = Vec::new();
         for container in &stack.containers {
             for need in &container.after {
-                assert!(
-                    started.contains(&need.as_str()),
-                    "{} needs {need}",
-                    container.service
-                );
+                assert!(started.contains(&need.as_str()), "{} needs {need}", container.service);
             }
             if !matches!(container.service.as_str(), "api" | "web") {
-                assert!(
-                    !container.after.is_empty(),
-                    "{} takes the api's cores",
-                    container.service
-                );
+                assert!(!container.after.is_empty(), "{} takes the api's cores", container.service);
             }
             started.push(&container.service);
         }
@@ -193,10 +142,7 @@ fn an_unlocked_release_is_refused_unless_told_otherwise() {
     let mut settings = plain();
     settings.images.allow_unlocked = false;
     let error = wired(&settings, &secrets(), "1.14.2").expect_err("is refused");
-    assert!(
-        error.to_string().contains("run `dify-agent releases lock`"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("run `dify-agent releases lock`"), "{error}");
     assert_eq!(error.exit(), Exit::Manifest);
     settings.images.allow_unlocked = true;
     let open = stack(&settings, "1.14.2");

@@ -19,17 +19,10 @@ fn every_url_users_see_is_https_on_the_public_host() {
                 "FILES_URL",
             ] {
                 let url = value(&stack, service, key);
-                assert_eq!(
-                    url.as_deref(),
-                    Some("https://dify.example.com"),
-                    "{service}.{key}"
-                );
+                assert_eq!(url.as_deref(), Some("https://dify.example.com"), "{service}.{key}");
             }
             let template = value(&stack, service, "ENDPOINT_URL_TEMPLATE");
-            assert_eq!(
-                template.as_deref(),
-                Some("https://dify.example.com/e/{hook_id}")
-            );
+            assert_eq!(template.as_deref(), Some("https://dify.example.com/e/{hook_id}"));
             let inner = value(&stack, service, "INTERNAL_FILES_URL");
             assert_eq!(inner.as_deref(), Some("http://api:5001"));
         }
@@ -49,10 +42,7 @@ fn the_api_never_goes_out_unfiltered() {
         let stack = stack(&plain(), release);
         for service in ["api", "worker"] {
             for key in ["SSRF_PROXY_HTTP_URL", "SSRF_PROXY_HTTPS_URL"] {
-                assert_eq!(
-                    value(&stack, service, key).as_deref(),
-                    Some("http://ssrf_proxy:3128")
-                );
+                assert_eq!(value(&stack, service, key).as_deref(), Some("http://ssrf_proxy:3128"));
             }
         }
         assert_eq!(
@@ -73,20 +63,12 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
                 .collect()
         };
         assert_eq!(on("dify-dify-x7f2-sandbox"), ["ssrf_proxy", "sandbox"]);
-        assert_eq!(
-            on("dify-dify-x7f2-code"),
-            ["api", "ssrf_proxy", "worker", "migration", "job"]
-        );
+        assert_eq!(on("dify-dify-x7f2-code"), ["api", "ssrf_proxy", "worker", "migration", "job"]);
         let sandbox = service(&stack, "sandbox");
         assert_eq!(sandbox.networks.len(), 1);
         assert!(sandbox.cap_drop.contains(&"NET_RAW".to_owned()) && sandbox.no_new_privileges);
         for network in &stack.networks {
-            assert_eq!(
-                network.internal,
-                !network.name.ends_with("-main"),
-                "{}",
-                network.name
-            );
+            assert_eq!(network.internal, !network.name.ends_with("-main"), "{}", network.name);
         }
         // api and worker say `sandbox` and reach the proxy's relay.
         assert_eq!(
@@ -135,10 +117,7 @@ fn the_proxy_denies_private_and_metadata_addresses_before_it_allows_anything() {
             ] {
                 assert!(conf.contains(range), "{range}");
             }
-            let open = conf
-                .lines()
-                .position(|l| l == "http_access allow clients")
-                .expect("opens");
+            let open = conf.lines().position(|l| l == "http_access allow clients").expect("opens");
             assert!(place("http_access deny to_private") < open);
             assert!(place("http_access deny CONNECT !tunnel_ports") < open);
             assert!(place("acl tunnel_ports port 443") < open);
@@ -156,10 +135,7 @@ fn socket_io_has_an_upstream_only_with_collaboration() {
         let stack = stack(&settings, "1.14.2");
         assert_eq!(stack.upstreams.contains_key("api_websocket"), on);
         assert_eq!(stack.routes.iter().any(|r| r.prefix == "/socket.io/"), on);
-        assert_eq!(
-            stack.refusals.iter().any(|r| r.prefix == "/socket.io/"),
-            !on
-        );
+        assert_eq!(stack.refusals.iter().any(|r| r.prefix == "/socket.io/"), !on);
         for route in &stack.routes {
             assert!(stack.upstreams.contains_key(&route.upstream), "{route:?}");
         }
@@ -170,17 +146,9 @@ fn socket_io_has_an_upstream_only_with_collaboration() {
 fn inner_api_is_refused_and_only_hooks_reach_the_daemon() {
     for release in RELEASES {
         let stack = stack(&everything(release), release);
-        assert!(
-            stack
-                .refusals
-                .iter()
-                .any(|r| r.prefix == "/inner/api" && r.status == 404)
-        );
-        let daemon: Vec<_> = stack
-            .routes
-            .iter()
-            .filter(|r| r.upstream == "plugin_daemon")
-            .collect();
+        assert!(stack.refusals.iter().any(|r| r.prefix == "/inner/api" && r.status == 404));
+        let daemon: Vec<_> =
+            stack.routes.iter().filter(|r| r.upstream == "plugin_daemon").collect();
         assert!(daemon.len() == 1 && daemon[0].prefix == "/e/" && daemon[0].hook_url);
     }
 }
@@ -198,9 +166,7 @@ fn idle_connections_take_no_slot_of_the_api() {
 fn agent_services_are_refused_where_the_release_has_none() {
     let mut settings = plain();
     settings.features.agent = true;
-    let error = wired(&settings, &secrets(), "1.15.0")
-        .expect_err("is refused")
-        .to_string();
+    let error = wired(&settings, &secrets(), "1.15.0").expect_err("is refused").to_string();
     assert!(
         error.contains("features.agent: is on, but release 1.15.0 has no agent services"),
         "{error}"
@@ -208,8 +174,5 @@ fn agent_services_are_refused_where_the_release_has_none() {
     let off = stack(&plain(), "1.17.1");
     assert!(off.containers.iter().all(|c| !c.service.contains("agent")));
     assert_eq!(value(&off, "api", "AGENT_BACKEND_BASE_URL"), None);
-    assert_eq!(
-        value(&off, "web", "NEXT_PUBLIC_ENABLE_AGENT_V2").as_deref(),
-        Some("false")
-    );
+    assert_eq!(value(&off, "web", "NEXT_PUBLIC_ENABLE_AGENT_V2").as_deref(), Some("false"));
 }

@@ -130,9 +130,7 @@ impl Engine {
     /// gone is fine, one that a container was made from is a conflict.
     pub async fn remove_image(&self, reference: &Reference) -> Result<(), EngineError> {
         let name = wanted(reference);
-        let removed = self
-            .docker
-            .remove_image(&name, None::<RemoveImageOptions>, None);
+        let removed = self.docker.remove_image(&name, None::<RemoveImageOptions>, None);
         match within(SLOW, "remove image", &name, removed).await {
             Err(error)
                 if matches!(

@@ -43,14 +43,7 @@ impl Engine {
     /// Removes a network by name or id; one that is gone is fine. Says whether
     /// it was there.
     pub async fn remove_network(&self, name: &str) -> Result<bool, EngineError> {
-        match within(
-            SLOW,
-            "remove network",
-            name,
-            self.docker.remove_network(name),
-        )
-        .await
-        {
+        match within(SLOW, "remove network", name, self.docker.remove_network(name)).await {
             Err(error) if error.kind() == EngineErrorKind::NotFound => Ok(false),
             done => done.map(|()| true),
         }

@@ -92,13 +92,8 @@ impl Engine {
     ) -> Result<Observed, EngineError> {
         let mut observed = Observed::default();
         if let Some(container) = self.inspect(name.to_owned()).await? {
-            let labels = container
-                .config
-                .as_ref()
-                .and_then(|config| config.labels.as_ref());
-            if labels
-                .and_then(|labels| labels.get(label::NODE))
-                .map(String::as_str)
+            let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
+            if labels.and_then(|labels| labels.get(label::NODE)).map(String::as_str)
                 == Some(node.as_str())
             {
                 self.file(&mut observed, container);

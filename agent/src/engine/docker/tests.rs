@@ -38,10 +38,7 @@ impl Stand {
         tasks.spawn("docker", Span::none(), async move {
             axum::serve(listener, router).await.expect("serves");
         });
-        Self {
-            folder,
-            _tasks: tasks,
-        }
+        Self { folder, _tasks: tasks }
     }
 
     async fn connect(&self) -> Result<Engine, EngineError> {
@@ -55,9 +52,7 @@ fn version(api: &str) -> Response {
 
 fn image() -> Reference {
     let digest = "0123456789abcdef".repeat(4);
-    format!("europe-west3-docker.pkg.dev/p/r/api@sha256:{digest}")
-        .parse()
-        .expect("a reference")
+    format!("europe-west3-docker.pkg.dev/p/r/api@sha256:{digest}").parse().expect("a reference")
 }
 
 #[tokio::test]
@@ -65,19 +60,13 @@ async fn an_engine_that_is_too_old_is_named() {
     let stand = Stand::begin(|what, _| (what == "GET /version").then(|| version("1.40")));
     let error = stand.connect().await.expect_err("too old");
     assert_eq!(error.kind(), EngineErrorKind::Invalid);
-    assert!(
-        error.to_string().contains("1.40") && error.to_string().contains("1.41"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("1.40") && error.to_string().contains("1.41"), "{error}");
 }
 
 #[tokio::test]
 async fn a_newer_engine_is_spoken_to_in_its_own_version() {
     let stand = Stand::begin(|what, _| (what == "GET /version").then(|| version("1.47")));
-    assert_eq!(
-        stand.connect().await.expect("connected").version().api,
-        (1, 47)
-    );
+    assert_eq!(stand.connect().await.expect("connected").version().api, (1, 47));
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,11 +76,7 @@ async fn an_engine_that_does_not_answer_runs_into_the_deadline() {
     let listener = UnixListener::bind(&path).expect("bound");
     // Connections queue up and nobody takes them.
     let error = Engine::connect(&path).await.expect_err("silent");
-    assert_eq!(
-        (error.kind(), error.is_permanent()),
-        (EngineErrorKind::Deadline, false),
-        "{error}"
-    );
+    assert_eq!((error.kind(), error.is_permanent()), (EngineErrorKind::Deadline, false), "{error}");
     drop(listener);
     let error = Engine::connect(&path).await.expect_err("nobody listens");
     assert_eq!(
@@ -117,15 +102,8 @@ async fn a_disk_that_fills_up_in_the_middle_of_a_pull_is_told_apart() {
     });
     let engine = stand.connect().await.expect("connected");
     let mut events = Vec::new();
-    let error = engine
-        .pull(&image(), None, |event| events.push(event))
-        .await
-        .expect_err("full");
-    assert_eq!(
-        (error.kind(), error.is_permanent()),
-        (EngineErrorKind::NoSpace, true),
-        "{error}"
-    );
+    let error = engine.pull(&image(), None, |event| events.push(event)).await.expect_err("full");
+    assert_eq!((error.kind(), error.is_permanent()), (EngineErrorKind::NoSpace, true), "{error}");
     let layer = LayerEvent {
         layer: "0123456789ab".into(),
         status: "Downloading".into(),
@@ -150,10 +128,7 @@ async fn a_pull_that_ends_well_with_another_image_is_refused() {
         _ => None,
     });
     let engine = stand.connect().await.expect("connected");
-    let error = engine
-        .pull(&image(), None, |_| ())
-        .await
-        .expect_err("another");
+    let error = engine.pull(&image(), None, |_| ()).await.expect_err("another");
     assert_eq!(error.kind(), EngineErrorKind::DigestMismatch, "{error}");
 }
 
@@ -163,32 +138,22 @@ async fn the_login_goes_to_the_engine_in_its_header_and_nowhere_else() {
         "GET /version" => Some(version("1.41")),
         "POST /images/create" => {
             let header = request.headers().get("x-registry-auth")?.to_str().ok()?;
-            let bytes = base64::engine::general_purpose::STANDARD
-                .decode(header)
-                .ok()?;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(header).ok()?;
             let login: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
             let is_right = login["username"] == "oauth2accesstoken"
                 && login["password"] == "ya29.t0ken"
                 && login["serveraddress"] == "europe-west3-docker.pkg.dev"
                 && !request.uri().to_string().contains("t0ken");
-            let status = if is_right {
-                http::StatusCode::CONFLICT
-            } else {
-                http::StatusCode::BAD_REQUEST
-            };
+            let status =
+                if is_right { http::StatusCode::CONFLICT } else { http::StatusCode::BAD_REQUEST };
             Some(status.into_response())
         }
         _ => None,
     });
     let engine = stand.connect().await.expect("connected");
-    let login = RegistryLogin {
-        user: "oauth2accesstoken".into(),
-        password: Secret::from("ya29.t0ken"),
-    };
-    let error = engine
-        .pull(&image(), Some(&login), |_| ())
-        .await
-        .expect_err("the stand ends it");
+    let login =
+        RegistryLogin { user: "oauth2accesstoken".into(), password: Secret::from("ya29.t0ken") };
+    let error = engine.pull(&image(), Some(&login), |_| ()).await.expect_err("the stand ends it");
     assert_eq!(
         error.kind(),
         EngineErrorKind::Conflict,

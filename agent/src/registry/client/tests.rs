@@ -40,9 +40,7 @@ struct Stand {
 }
 
 async fn manifest(State(stand): State<Stand>, headers: Headers) -> Response {
-    let bearer = headers
-        .get("authorization")
-        .and_then(|value| value.to_str().ok());
+    let bearer = headers.get("authorization").and_then(|value| value.to_str().ok());
     let bearer_at = |host| {
         format!(
             "Bearer realm=\"http://{host}/token\",service=\"stand\",scope=\"repository:a/b:pull\""
@@ -56,11 +54,9 @@ async fn manifest(State(stand): State<Stand>, headers: Headers) -> Response {
     let kind = [("content-type", OCI_MANIFEST)];
     match (stand.manner, bearer) {
         (Manner::Bearer, Some("Bearer t0ken")) => (kind, MANIFEST).into_response(),
-        (Manner::Bearer | Manner::TokenRefused | Manner::NeverEnough | Manner::Basic, _) => (
-            http::StatusCode::UNAUTHORIZED,
-            [("www-authenticate", challenge)],
-        )
-            .into_response(),
+        (Manner::Bearer | Manner::TokenRefused | Manner::NeverEnough | Manner::Basic, _) => {
+            (http::StatusCode::UNAUTHORIZED, [("www-authenticate", challenge)]).into_response()
+        }
         (Manner::WrongDigest, _) => {
             let wrong = format!("sha256:{}", "0".repeat(64));
             (kind, [("docker-content-digest", wrong)], MANIFEST).into_response()
@@ -83,9 +79,7 @@ async fn token(State(stand): State<Stand>, Query(query): Query<Vec<(String, Stri
 }
 
 async fn stand(manner: Manner) -> (Reference, Tasks) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let host = listener.local_addr().expect("bound").to_string();
     let reference = format!("{host}/a/b:1").parse().expect("a reference");
     let router = Router::new()
@@ -102,11 +96,7 @@ async fn stand(manner: Manner) -> (Reference, Tasks) {
 #[tokio::test]
 async fn a_token_is_fetched_when_asked_for() {
     let (image, _tasks) = stand(Manner::Bearer).await;
-    let resolved = Registry::new(None)
-        .expect("client")
-        .resolve(&image)
-        .await
-        .expect("resolved");
+    let resolved = Registry::new(None).expect("client").resolve(&image).await.expect("resolved");
     let digest = format!("sha256:{}", hex::encode(Sha256::digest(MANIFEST)));
     assert_eq!(
         resolved,
@@ -130,31 +120,17 @@ async fn what_a_registry_can_do_wrong_has_a_kind() {
         (Manner::Busy, "registry", false),
     ] {
         let (image, _tasks) = stand(manner).await;
-        let error = Registry::new(None)
-            .expect("client")
-            .resolve(&image)
-            .await
-            .expect_err("wrong");
-        assert_eq!(
-            (error.kind(), error.is_permanent()),
-            (kind, permanent),
-            "{manner:?}: {error}"
-        );
+        let error = Registry::new(None).expect("client").resolve(&image).await.expect_err("wrong");
+        assert_eq!((error.kind(), error.is_permanent()), (kind, permanent), "{manner:?}: {error}");
     }
 }
 
 #[tokio::test]
 async fn a_token_is_never_fetched_in_the_clear_for_a_registry_elsewhere() {
     let image: Reference = "registry.example/a/b:1".parse().expect("a reference");
-    let challenge = Challenge {
-        realm: "http://127.0.0.1:1/token".to_owned(),
-        service: None,
-        scope: None,
-    };
+    let challenge =
+        Challenge { realm: "http://127.0.0.1:1/token".to_owned(), service: None, scope: None };
     let client = Registry::new(None).expect("client");
-    let error = client
-        .token(&image, &challenge, None)
-        .await
-        .expect_err("refused before asking");
+    let error = client.token(&image, &challenge, None).await.expect_err("refused before asking");
     assert!(matches!(error, RegistryError::Odd { .. }), "{error}");
 }

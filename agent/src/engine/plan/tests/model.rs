@@ -47,11 +47,7 @@ impl World {
             containers: containers.iter().map(|spec| hash(&spec.name)).collect(),
             networks: networks.iter().map(|spec| hash(&spec.name)).collect(),
         };
-        Self {
-            containers,
-            networks,
-            hashes,
-        }
+        Self { containers, networks, hashes }
     }
 
     pub(super) fn plan(&self, observed: &Observed) -> EnginePlan {
@@ -59,10 +55,7 @@ impl World {
     }
 
     pub(super) fn spec(&self, name: &str) -> &ContainerSpec {
-        self.containers
-            .iter()
-            .find(|spec| spec.name == name)
-            .expect("steps name specs")
+        self.containers.iter().find(|spec| spec.name == name).expect("steps name specs")
     }
 
     pub(super) fn made(&self, spec: &ContainerSpec, id: String) -> ObservedContainer {
@@ -72,11 +65,7 @@ impl World {
             spec: self.hashes.containers[&spec.name].to_string(),
             release: "1".to_owned(),
             image: spec.image.clone(),
-            addresses: spec
-                .networks
-                .iter()
-                .map(|end| (end.network.clone(), end.address))
-                .collect(),
+            addresses: spec.networks.iter().map(|end| (end.network.clone(), end.address)).collect(),
             state: RunState::Created,
             stop_timeout: Duration::from_secs(10),
         }
@@ -85,10 +74,7 @@ impl World {
 
 impl Model {
     pub(super) fn empty() -> Self {
-        Self {
-            observed: Observed::default(),
-            made: 0,
-        }
+        Self { observed: Observed::default(), made: 0 }
     }
 
     pub(super) fn fresh_id(&mut self) -> String {
@@ -111,12 +97,7 @@ impl Model {
                     .retain(|found, one_shot| found != name || one_shot.id != *id);
             }
             Step::RemoveNetwork { name, id, .. } => {
-                if self
-                    .observed
-                    .networks
-                    .get(name)
-                    .is_some_and(|found| found.id == *id)
-                {
+                if self.observed.networks.get(name).is_some_and(|found| found.id == *id) {
                     let used = self
                         .observed
                         .containers
@@ -133,9 +114,7 @@ impl Model {
                     assert_eq!(found.spec, spec, "made over another");
                 } else {
                     let id = self.fresh_id();
-                    self.observed
-                        .networks
-                        .insert(name.clone(), ObservedNetwork { id, spec });
+                    self.observed.networks.insert(name.clone(), ObservedNetwork { id, spec });
                 }
             }
             Step::Create { name } => {
@@ -157,17 +136,11 @@ impl Model {
                 Some(_) | None => self.create(name, world),
             },
             Step::Start { name } => {
-                let found = self
-                    .observed
-                    .containers
-                    .get_mut(name)
-                    .expect("exists before it is started");
+                let found =
+                    self.observed.containers.get_mut(name).expect("exists before it is started");
                 assert_eq!(found.spec, world.hashes.containers[name].as_str());
                 if !found.state.is_running() {
-                    found.state = RunState::Running {
-                        since: "now".to_owned(),
-                        pid: 1,
-                    };
+                    found.state = RunState::Running { since: "now".to_owned(), pid: 1 };
                 }
             }
         }
@@ -183,9 +156,7 @@ impl Model {
             );
         }
         let id = self.fresh_id();
-        self.observed
-            .containers
-            .insert(name.to_owned(), world.made(spec, id));
+        self.observed.containers.insert(name.to_owned(), world.made(spec, id));
     }
 
     pub(super) fn carry_out_all(&mut self, plan: &EnginePlan, world: &World) {
