@@ -108,6 +108,8 @@ impl Plan<'_> {
         let cut = cut(network);
         cut.untrusted.then(|| FirewallRule::CloseHost {
             bridge: self.bridge(&cut),
+            subnet: self.host(cut.offset),
+            prefix: cut.prefix,
         })
     }
 

@@ -103,7 +103,7 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
         let bridges: Vec<&str> = stack
             .firewall
             .iter()
-            .map(|FirewallRule::CloseHost { bridge }| bridge.as_str())
+            .map(|FirewallRule::CloseHost { bridge, .. }| bridge.as_str())
             .collect();
         assert!(bridges.contains(&"dify-0a5801-s"), "{bridges:?}");
         assert!(!bridges.contains(&"dify-0a5801-m"), "{bridges:?}");
