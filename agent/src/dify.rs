@@ -1,9 +1,9 @@
 //! Dify as data: (settings, secrets, release, lock, machine) -> [`Stack`].
 //! Pure; golden-tested for each release.
 //!
-//! [`crate::release`] says which keys a container takes, [`environment`] where
-//! their values come from, [`network`] who can reach whom, [`size`] how much of
-//! everything, [`credentials`] which secrets will not do.
+//! [`crate::release`] says which keys a container takes, `environment` where
+//! their values come from, `network` who can reach whom, `size` how much of
+//! everything, `credentials` which secrets will not do.
 
 mod credentials;
 mod environment;

@@ -4,7 +4,7 @@
 //! where each of their values comes from, its lock
 //! (`images/releases/<version>.lock.yaml`) which bytes they are.
 //!
-//! file -> [`Library`] (built in, or a folder with checksums) -> [`check`]
+//! file -> [`Library`] (built in, or a folder with checksums) -> `check`
 //! (every mistake at once) -> [`Release`]; `images/README.md` is the format's
 //! reference.
 

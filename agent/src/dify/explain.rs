@@ -104,8 +104,12 @@ pub fn explain(stack: &Stack) -> Explained {
             .firewall
             .iter()
             .map(|rule| match rule {
-                FirewallRule::CloseHost { bridge } => {
-                    format!("from {bridge} to this machine: only answers")
+                FirewallRule::CloseHost {
+                    bridge,
+                    subnet,
+                    prefix,
+                } => {
+                    format!("from {bridge} ({subnet}/{prefix}) to this machine: only answers")
                 }
             })
             .collect(),

@@ -1,6 +1,11 @@
 //! The configuration files Dify's compose takes from its repository, in our
 //! own words. They hold addresses of this node and never a secret.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use dify_common::settings::Problems;
+
 use crate::engine::spec::FileMount;
 use crate::release::manifest::{Content, File, Network, Release};
 
@@ -34,6 +39,71 @@ pub(super) struct Files<'a> {
     pub(super) plan: &'a Plan<'a>,
     pub(super) release: &'a Release,
     pub(super) certificates: Option<&'a str>,
+    /// Private places user code may reach.
+    pub(super) allowed: &'a Allowed,
+}
+
+/// Private destinations the operator opens to user code, in Dify's own keys
+/// (docker/.env.example since 1.15.0): addresses or networks, and domains.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Allowed {
+    addresses: Vec<String>,
+    domains: Vec<String>,
+}
+
+impl Allowed {
+    /// Reads the operator's values; what could not stand in a squid ACL is noted.
+    pub(super) fn read(own: Option<&BTreeMap<String, String>>, problems: &mut Problems) -> Self {
+        let mut list = |key: &str, fits: fn(&str) -> bool, expected: &str| -> Vec<String> {
+            let text = own.and_then(|own| own.get(key)).map_or("", String::as_str);
+            let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+            let (good, bad): (Vec<&str>, Vec<&str>) = words.partition(|word| fits(word));
+            if let Some(word) = bad.first() {
+                problems.add(
+                    format!("environment.ssrf_proxy.{key}"),
+                    format!("{word:?} is not {expected}"),
+                );
+            }
+            good.into_iter().map(str::to_owned).collect()
+        };
+        Self {
+            addresses: list(
+                "SSRF_PROXY_ALLOW_PRIVATE_IPS",
+                is_network,
+                "an IPv4 address or network of /8 or smaller",
+            ),
+            domains: list(
+                "SSRF_PROXY_ALLOW_PRIVATE_DOMAINS",
+                is_domain,
+                "a host name, or a domain with a leading dot",
+            ),
+        }
+    }
+
+    fn rules(&self) -> String {
+        let rule = |name: &str, kind: &str, values: &[String]| {
+            if values.is_empty() {
+                String::new()
+            } else {
+                let values = values.join(" ");
+                format!("acl {name} {kind} {values}\nhttp_access allow clients web_ports {name}\n")
+            }
+        };
+        rule("allowed_addresses", "dst", &self.addresses)
+            + &rule("allowed_domains", "dstdomain", &self.domains)
+    }
+}
+
+fn is_network(text: &str) -> bool {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    address.parse::<Ipv4Addr>().is_ok() && prefix.parse().is_ok_and(|n: u8| (8..=32).contains(&n))
+}
+
+fn is_domain(text: &str) -> bool {
+    !text.trim_matches('.').is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
 }
 
 impl Files<'_> {
@@ -69,7 +139,7 @@ never_direct allow relay
 http_port 3128
 acl clients src {clients}
 {}{}",
-            guard(),
+            self.guard(&self.allowed.rules()),
             "http_access allow clients
 http_access deny all
 ",
@@ -96,11 +166,32 @@ http_access deny climbing
 http_access allow clients !CONNECT stub_host stub_port stub_path
 http_access allow clients !CONNECT files_host files_port files_path
 {}{}",
-            guard().replace("acl CONNECT method CONNECT\n", ""),
+            self.guard("").replace("acl CONNECT method CONNECT\n", ""),
             "http_access allow clients
 http_access deny all
 ",
         ) + COMMON
+    }
+
+    /// What is refused to anyone: this node's own containers and the metadata
+    /// server whatever the operator opens, then private destinations, ports
+    /// that are no web server's, tunnels to anything but 443, squid's own pages.
+    fn guard(&self, opened: &str) -> String {
+        format!(
+            "acl never dst {}/24 127.0.0.0/8 169.254.0.0/16
+acl to_private dst {}
+acl web_ports port 80 443 1025-65535
+acl tunnel_ports port 443
+acl CONNECT method CONNECT
+http_access deny manager
+http_access deny never
+http_access deny CONNECT !tunnel_ports
+{opened}http_access deny to_private
+http_access deny !web_ports
+",
+            self.plan.range.base,
+            PRIVATE.join(" ")
+        )
     }
 
     fn address(&self, service: &str, network: Network) -> String {
@@ -112,23 +203,6 @@ http_access deny all
     fn port(&self, service: &str) -> u16 {
         self.release.service(service).and_then(|s| s.port).unwrap_or_default()
     }
-}
-
-/// What is refused to anyone: private destinations, ports that are no web
-/// server's, tunnels to anything but 443, squid's own pages.
-fn guard() -> String {
-    format!(
-        "acl to_private dst {}
-acl web_ports port 80 443 1025-65535
-acl tunnel_ports port 443
-acl CONNECT method CONNECT
-http_access deny manager
-http_access deny to_private
-http_access deny !web_ports
-http_access deny CONNECT !tunnel_ports
-",
-        PRIVATE.join(" ")
-    )
 }
 
 /// Nothing is cached; long calls of workflows end by Dify's own timeouts.

@@ -99,7 +99,11 @@ impl Plan<'_> {
 
     pub(super) fn rule(&self, network: Network) -> Option<FirewallRule> {
         let cut = cut(network);
-        cut.untrusted.then(|| FirewallRule::CloseHost { bridge: self.bridge(&cut) })
+        cut.untrusted.then(|| FirewallRule::CloseHost {
+            bridge: self.bridge(&cut),
+            subnet: self.host(cut.offset),
+            prefix: cut.prefix,
+        })
     }
 
     /// At most 15 characters (Linux's IFNAMSIZ), unique where the /24 is.

@@ -17,7 +17,7 @@ use crate::release::{Lock, Release};
 use super::WireError;
 use super::credentials;
 use super::environment::Origins;
-use super::files::Files;
+use super::files::{Allowed, Files};
 use super::findings;
 use super::network::{self, Plan};
 use super::size::{self, Sizes};
@@ -32,6 +32,7 @@ pub(super) struct Wiring<'a> {
     lock: Option<&'a Lock>,
     machine: Machine,
     problems: Problems,
+    allowed: Allowed,
 }
 
 impl<'a> Wiring<'a> {
@@ -53,6 +54,7 @@ impl<'a> Wiring<'a> {
             lock,
             machine,
             problems: Problems::default(),
+            allowed: Allowed::default(),
         }
     }
 
@@ -133,6 +135,7 @@ impl<'a> Wiring<'a> {
         let problems = &mut self.problems;
         credentials::judge(settings, self.origins.secrets, problems);
         self.origins.judge(problems);
+        self.allowed = Allowed::read(settings.environment.get("ssrf_proxy"), problems);
         if settings.network.base.octets()[3] != 0 {
             problems.add("network.base", "is not the first address of a /24");
         }
@@ -188,6 +191,7 @@ impl<'a> Wiring<'a> {
             plan: &self.plan,
             release: self.origins.release,
             certificates: settings.certificates.as_deref(),
+            allowed: &self.allowed,
         };
         ContainerSpec {
             service: service.name.clone(),

@@ -166,6 +166,10 @@ pub enum FirewallRule {
     CloseHost {
         /// Interface name of the network, as in [`BRIDGE_NAME`].
         bridge: String,
+        /// First address of the network's subnet, for filters that go by source.
+        subnet: Ipv4Addr,
+        /// Its prefix length.
+        prefix: u8,
     },
 }
 

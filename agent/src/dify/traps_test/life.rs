@@ -1,9 +1,15 @@
 //! Sizes, start, stop, migration, releases.
 
 use super::PYTHON;
-use crate::dify::fixture::{RELEASES, everything, plain, secrets, service, stack, value, wired};
+use crate::dify::fixture::{
+    MACHINE, RELEASES, all, everything, plain, release, secrets, service, stack, value, wired,
+};
+use crate::dify::stack::Machine;
+use crate::dify::wire;
 use crate::engine::spec::Probe;
 use crate::exit::Exit;
+use crate::release::Lock;
+use crate::release::lock::Locked;
 use std::num::NonZeroU32;
 
 #[test]
@@ -147,4 +153,85 @@ fn an_unlocked_release_is_refused_unless_told_otherwise() {
     settings.images.allow_unlocked = true;
     let open = stack(&settings, "1.14.2");
     assert!(open.findings.iter().any(|f| f.code == "unlocked-release"));
+}
+
+#[test]
+fn a_locked_release_runs_by_digest_through_the_mirror() {
+    let manifest = release("1.14.2");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let mut lock = Lock::new(manifest.release.clone());
+    for image in manifest.images() {
+        lock.images.insert(
+            image.to_owned(),
+            Locked {
+                digest: digest.parse().expect("a digest"),
+                media_type: "application/vnd.oci.image.index.v1+json".into(),
+                registry: "registry-1.docker.io".into(),
+                resolved_at: "2026-11-22T00:00:00Z".into(),
+            },
+        );
+    }
+    let mut settings = plain();
+    settings.images.allow_unlocked = false;
+    settings.images.mirror = Some("mirror.example/hub/".into());
+    let stack = wire(&settings, &secrets(), &manifest, Some(&lock), MACHINE).expect("wires");
+    for container in all(&stack) {
+        assert!(
+            container.image.starts_with("mirror.example/hub/"),
+            "{}",
+            container.image
+        );
+        assert!(
+            container.image.ends_with(&format!("@{digest}")),
+            "{}",
+            container.image
+        );
+    }
+    assert!(stack.findings.iter().all(|f| f.code != "unlocked-release"));
+
+    lock.images.remove("langgenius/dify-web:1.14.2");
+    let error =
+        wire(&settings, &secrets(), &manifest, Some(&lock), MACHINE).expect_err("is refused");
+    assert!(
+        error
+            .to_string()
+            .contains("images.lock.langgenius/dify-web:1.14.2: is not in the lock"),
+        "{error}"
+    );
+    assert_eq!(error.exit(), Exit::Manifest);
+}
+
+#[test]
+fn a_release_with_published_holes_is_a_finding() {
+    for (name, known) in [
+        ("1.14.1", true),
+        ("1.9.3", true),
+        ("1.14.2", false),
+        ("1.15.0", false),
+    ] {
+        let mut manifest = release("1.14.2");
+        manifest.release = name.parse().expect("an id");
+        let stack = wire(&plain(), &secrets(), &manifest, None, MACHINE).expect("wires");
+        let found = stack
+            .findings
+            .iter()
+            .any(|f| f.code == "known-vulnerabilities");
+        assert_eq!(found, known, "{name}");
+    }
+}
+
+#[test]
+fn a_machine_too_small_for_the_services_is_a_finding() {
+    let small = Machine {
+        cores: 2,
+        memory: 2 << 30,
+    };
+    let stack = wire(&plain(), &secrets(), &release("1.14.2"), None, small).expect("wires");
+    assert!(stack.findings.iter().any(|f| f.code == "small-machine"));
+    assert!(
+        self::stack(&plain(), "1.14.2")
+            .findings
+            .iter()
+            .all(|f| f.code != "small-machine")
+    );
 }

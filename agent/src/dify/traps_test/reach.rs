@@ -1,5 +1,7 @@
 //! Who reaches whom, from outside and from user code.
 
+use std::collections::BTreeMap;
+
 use crate::dify::fixture::{
     RELEASES, all, everything, has_agent, plain, secrets, service, stack, value, wired,
 };
@@ -83,7 +85,7 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
         let bridges: Vec<&str> = stack
             .firewall
             .iter()
-            .map(|FirewallRule::CloseHost { bridge }| bridge.as_str())
+            .map(|FirewallRule::CloseHost { bridge, .. }| bridge.as_str())
             .collect();
         assert!(bridges.contains(&"dify-0a5801-s"), "{bridges:?}");
         assert!(!bridges.contains(&"dify-0a5801-m"), "{bridges:?}");
@@ -175,4 +177,39 @@ fn agent_services_are_refused_where_the_release_has_none() {
     assert!(off.containers.iter().all(|c| !c.service.contains("agent")));
     assert_eq!(value(&off, "api", "AGENT_BACKEND_BASE_URL"), None);
     assert_eq!(value(&off, "web", "NEXT_PUBLIC_ENABLE_AGENT_V2").as_deref(), Some("false"));
+}
+
+#[test]
+fn private_places_are_opened_one_by_one_and_never_this_node_or_the_metadata_server() {
+    let with = |key: &str, text: &str| {
+        let mut settings = plain();
+        let own = BTreeMap::from([(key.to_owned(), text.to_owned())]);
+        settings.environment.insert("ssrf_proxy".into(), own);
+        wired(&settings, &secrets(), "1.15.0")
+    };
+    let stack = with("SSRF_PROXY_ALLOW_PRIVATE_IPS", "10.9.0.0/16, 192.168.1.7").expect("is open");
+    let conf = &service(&stack, "ssrf_proxy").files[0].content;
+    let place = |line: &str| {
+        conf.lines()
+            .position(|l| l == line)
+            .unwrap_or_else(|| panic!("{line}"))
+    };
+    let opened = place("http_access allow clients web_ports allowed_addresses");
+    assert!(conf.contains("acl allowed_addresses dst 10.9.0.0/16 192.168.1.7"));
+    assert!(
+        place("http_access deny never") < opened && opened < place("http_access deny to_private")
+    );
+    assert!(place("acl never dst 10.88.1.0/24 127.0.0.0/8 169.254.0.0/16") < opened);
+    for (key, bad) in [
+        ("SSRF_PROXY_ALLOW_PRIVATE_IPS", "0.0.0.0/0"),
+        ("SSRF_PROXY_ALLOW_PRIVATE_IPS", "all\nhttp_access"),
+        ("SSRF_PROXY_ALLOW_PRIVATE_DOMAINS", "."),
+        ("SSRF_PROXY_ALLOW_PRIVATE_DOMAINS", "a\"b"),
+    ] {
+        let error = with(key, bad).expect_err("is refused").to_string();
+        assert!(
+            error.contains(&format!("environment.ssrf_proxy.{key}: ")),
+            "{error}"
+        );
+    }
 }
