@@ -1,0 +1,69 @@
+# One command each; all of them set up what a fresh Debian or Ubuntu lacks.
+#   make check   formats, lints, documents, dependency rules; `make check` and `make test` are what CI runs
+#   make test    every test; needs root or sudo for Docker
+#   make demo    boots a node on the simulator (DIFY=real: with Dify's own images)
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+target := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+debug := target/$(target)/debug
+setup := scripts/setup
+# The agent is a root program: it speaks to Docker and sets packet filters.
+sudo := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
+with_docker := $(setup)/with-docker.sh
+# Fleets side by side: bound by two cores, not by memory.
+THREADS ?= 2
+TESTS ?=
+
+.PHONY: help setup fmt check build test unit e2e demo bench soak clean-bed
+
+help:
+	@sed -n 's/^#  *\(make .*\)/  \1/p' Makefile
+
+setup:
+	@$(setup)/all.sh
+
+fmt:
+	cargo fmt --all
+
+check:
+	@$(setup)/rust.sh
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
+	if [ -x scripts/check.sh ]; then scripts/check.sh; fi
+	dirty=$$(git status --porcelain); if [ -n "$$dirty" ]; then echo "the work tree is not clean:"; echo "$$dirty"; exit 1; fi
+
+build: setup
+	cargo build --workspace --bins --locked
+
+test: unit e2e
+
+unit: build
+	if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run --workspace --locked -E 'not binary(e2e)'; \
+	else \
+	    cargo test --workspace --locked --lib --bins --quiet && cargo test -p tests --test arch --locked --quiet; \
+	fi
+
+e2e: build
+	cargo test -p tests --test e2e --locked --no-run --quiet
+	CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-$(CURDIR)/target} \
+	$(sudo) $(with_docker) $(debug)/bed run -- scripts/e2e.sh --test-threads=$(THREADS) $(TESTS)
+
+demo: build
+	$(sudo) $(with_docker) $(debug)/demo $(if $(filter real,$(DIFY)),--real)
+
+bench:
+	@$(setup)/all.sh docker-compose
+	cargo build --workspace --bins --locked --release
+	$(sudo) $(with_docker) target/$(target)/release/bed run -- cargo bench -p tests --locked
+
+soak: build
+	cargo test -p tests --test e2e --locked --no-run --quiet
+	DIFY_FLEET_SOAK=1 $(sudo) $(with_docker) $(debug)/bed run -- scripts/e2e.sh --test-threads=1 $(TESTS)
+
+clean-bed:
+	if [ -x $(debug)/bed ]; then $(sudo) $(debug)/bed clean; fi
+	$(sudo) rm -rf target/bed
