@@ -50,7 +50,7 @@ unit: build
 e2e: build
 	cargo test -p tests --test e2e --locked --no-run --quiet
 	CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-$(CURDIR)/target} \
-	$(sudo) $(with_docker) $(debug)/bed run -- scripts/e2e.sh --test-threads=$(THREADS) $(TESTS)
+	$(sudo) $(with_docker) $(debug)/bed run -- scripts/setup/e2e.sh --test-threads=$(THREADS) $(TESTS)
 
 demo: build
 	$(sudo) $(with_docker) $(debug)/demo $(if $(filter real,$(DIFY)),--real)
@@ -62,7 +62,7 @@ bench:
 
 soak: build
 	cargo test -p tests --test e2e --locked --no-run --quiet
-	DIFY_FLEET_SOAK=1 $(sudo) $(with_docker) $(debug)/bed run -- scripts/e2e.sh --test-threads=1 $(TESTS)
+	DIFY_FLEET_SOAK=1 $(sudo) $(with_docker) $(debug)/bed run -- scripts/setup/e2e.sh --test-threads=1 $(TESTS)
 
 clean-bed:
 	if [ -x $(debug)/bed ]; then $(sudo) $(debug)/bed clean; fi

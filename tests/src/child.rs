@@ -84,16 +84,11 @@ impl Child {
         if let Some(pid) = self.process.id() {
             send(signal, pid).await?;
         }
-        match timeout(patience, self.process.wait()).await {
-            Ok(status) => status.doing(|| format!("wait for {}", self.name)),
-            Err(_) => {
-                self.process.kill().await.doing(|| format!("kill {}", self.name))?;
-                Err(Broken::new(format!(
-                    "{} did not end within {patience:?} of SIG{signal}",
-                    self.name
-                )))
-            }
+        if let Ok(status) = timeout(patience, self.process.wait()).await {
+            return status.doing(|| format!("wait for {}", self.name));
         }
+        self.process.kill().await.doing(|| format!("kill {}", self.name))?;
+        Err(Broken::new(format!("{} did not end within {patience:?} of SIG{signal}", self.name)))
     }
 
     fn last_words(&self) -> String {
@@ -122,7 +117,7 @@ pub async fn send(signal: &str, pid: u32) -> Outcome {
 
 /// Runs a program to its end; its output when it succeeded.
 pub async fn run(command: &mut Command) -> Outcome<String> {
-    let what = format!("{:?}", command.as_std().get_program());
+    let what = command.as_std().get_program().display().to_string();
     let output = command.stdin(Stdio::null()).output().await.doing(|| format!("run {what}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
