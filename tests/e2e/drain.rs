@@ -7,6 +7,7 @@ use tests::fleet::{Fleet, Options};
 use tests::node::OFTEN;
 use tests::wait::wait_for;
 use tests::{Doing as _, Outcome};
+use tokio::task::JoinSet;
 
 /// Streams open at once: more than one gunicorn worker's connections.
 const STREAMS: usize = 50;
@@ -34,7 +35,7 @@ async fn a_sigterm_with_fifty_streams_open_loses_no_event() -> Outcome {
     node.tell(&document)?;
     node.boot_to_serving().await?;
     let url = node.url("/v1/chat-messages");
-    let streams = tokio::task::JoinSet::from_iter((0..STREAMS).map(|_| events(url.clone())));
+    let streams: JoinSet<_> = (0..STREAMS).map(|_| events(url.clone())).collect();
     wait_for("all streams to be open", OFTEN, Duration::from_secs(30), async || {
         let status = node.status().await?;
         let open: u32 = status.edges.iter().map(|edge| edge.in_flight).sum();
