@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use tests::bed::{Endpoints, claim_subnet};
 use tests::catalog::Role;
 use tests::fleet::{Fleet, Options};
@@ -109,7 +109,13 @@ async fn a_server_that_hangs_up_is_passed_on() -> Outcome {
     Ok(())
 }
 
-async fn connect(server: &Postgres, ca: &str, mode: PgSslMode, user: &str, password: &str) -> Result<PgConnection, sqlx::Error> {
+async fn connect(
+    server: &Postgres,
+    ca: &str,
+    mode: PgSslMode,
+    user: &str,
+    password: &str,
+) -> Result<PgConnection, sqlx::Error> {
     let options = PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
         .port(server.port)
@@ -151,7 +157,8 @@ async fn the_main_server_has_uuid_ossp_and_the_vector_server_has_vector() -> Out
     bed.main.execute(&role, "CREATE EXTENSION \"uuid-ossp\"").await?;
     bed.vector.create(&role, "pass", Rights::Extensions, &[&role]).await?;
     bed.vector.execute(&role, "CREATE EXTENSION vector").await?;
-    let distance = bed.vector.number(&role, "SELECT ('[3,4]'::vector <-> '[0,0]'::vector)::bigint").await?;
+    let distance =
+        bed.vector.number(&role, "SELECT ('[3,4]'::vector <-> '[0,0]'::vector)::bigint").await?;
     assert_eq!(distance, 5);
     bed.main.remove(&role).await?;
     bed.vector.remove(&role).await
@@ -160,7 +167,11 @@ async fn the_main_server_has_uuid_ossp_and_the_vector_server_has_vector() -> Out
 #[tokio::test]
 async fn redis_refuses_what_memorystore_refuses() -> Outcome {
     let folder = tempfile::tempdir().expect("a folder");
-    let options = RedisOptions { policy: "volatile-lru", names: CertificateNames::OtherHost, ..RedisOptions::default() };
+    let options = RedisOptions {
+        policy: "volatile-lru",
+        names: CertificateNames::OtherHost,
+        ..RedisOptions::default()
+    };
     let redis = Redis::start(folder.path(), "pw/@: x", &options, &[LOOPBACK]).await?;
     let mut connection = redis.connect(2).await?;
     for command in ["CONFIG", "SAVE", "SHUTDOWN", "DEBUG"] {
@@ -168,7 +179,8 @@ async fn redis_refuses_what_memorystore_refuses() -> Outcome {
         let error = answer.expect_err(command).to_string();
         assert!(error.contains("unknown command"), "{error}");
     }
-    let memory: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await.expect("INFO");
+    let memory: String =
+        redis::cmd("INFO").arg("memory").query_async(&mut connection).await.expect("INFO");
     assert!(memory.contains("maxmemory_policy:volatile-lru"));
     redis.stop().await
 }
@@ -185,19 +197,32 @@ fn no_two_fleets_get_one_subnet() -> Outcome {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_are_pushed_pulled_and_run() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
-    let image = fleet.images.iter().find(|image| image.entry.role == Role::Web).expect("the release has a web");
+    let image = fleet
+        .images
+        .iter()
+        .find(|image| image.entry.role == Role::Web)
+        .expect("the release has a web");
     let reference = format!("{}/{}@{}", fleet.mirror(), image.entry.repository, image.digest);
     child::run(Command::new("docker").args(["pull", "--quiet", &reference])).await?;
     let name = format!("dify-{}1-probe", fleet.node_prefix());
     let script = ["run", "--detach", "--name", &name, &reference];
     child::run(Command::new("docker").args(script)).await?;
-    wait_for("the stand-in to run", Duration::from_millis(100), Duration::from_secs(10), async || {
-        let left = fleet.engine.holdings(&fleet.node_prefix()).await.map_err(|broken| broken.to_string())?;
-        match left.containers.as_slice() {
-            [container] if container.state == "running" => Ok(()),
-            others => Err(format!("{others:?}")),
-        }
-    })
+    wait_for(
+        "the stand-in to run",
+        Duration::from_millis(100),
+        Duration::from_secs(10),
+        async || {
+            let left = fleet
+                .engine
+                .holdings(&fleet.node_prefix())
+                .await
+                .map_err(|broken| broken.to_string())?;
+            match left.containers.as_slice() {
+                [container] if container.state == "running" => Ok(()),
+                others => Err(format!("{others:?}")),
+            }
+        },
+    )
     .await?;
     // A container that an agent would leave running is what `close` complains of.
     let complaint = fleet.close(Vec::new(), &[]).await.unwrap_err().to_string();

@@ -17,7 +17,9 @@ const SOON: Duration = Duration::from_secs(40);
 /// `run` reports `kind` and stays; `check` exits with `code`; no container was made.
 async fn refused(node: &mut Node, kind: &str, code: i32) -> Outcome<String> {
     node.boot()?;
-    let status = node.status_where(&format!("the failure {kind}"), SOON, |status| status.phase == Phase::Failed).await?;
+    let status = node
+        .status_where(&format!("the failure {kind}"), SOON, |status| status.phase == Phase::Failed)
+        .await?;
     let failure = status.failure.expect("says why");
     assert_eq!(failure.kind, kind, "{}", failure.message);
     assert_eq!(node.health().await.map(|(code, _)| code), Ok(503));
@@ -75,7 +77,9 @@ async fn a_secret_that_is_missing_or_disabled_is_named() -> Outcome {
     node.serving(BOOT).await?;
 
     let mut other = fleet.node().await?;
-    told(&other, &fleet, |document| document["secrets"]["inner_api_key"] = json!("sm://dify-sim/never-made"))?;
+    told(&other, &fleet, |document| {
+        document["secrets"]["inner_api_key"] = json!("sm://dify-sim/never-made");
+    })?;
     let said = refused(&mut other, "secret", 77).await?;
     assert!(said.contains("never-made"), "{said}");
     fleet.close(vec![node, other], &["secret"]).await
@@ -110,9 +114,15 @@ async fn a_server_of_another_ca_is_refused() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let foreign = fleet.link_to(&fleet.bed.foreign).await?;
     let mut node = fleet.node().await?;
-    told(&node, &fleet, |document| document["vector"]["port"] = json!(foreign.port()))?;
+    told(&node, &fleet, |document| {
+        document["vector"]["port"] = json!(foreign.port());
+    })?;
     node.boot()?;
-    let status = node.status_where("a verdict", SOON, |status| !status.waiting_on.is_empty() || status.failure.is_some()).await?;
+    let status = node
+        .status_where("a verdict", SOON, |status| {
+            !status.waiting_on.is_empty() || status.failure.is_some()
+        })
+        .await?;
     assert!(!status.ready);
     let (ended, printed) = node.run_verb(&["check"]).await?;
     assert_eq!(ended.code(), Some(69), "{printed}");

@@ -34,25 +34,33 @@ async fn a_failed_migration_is_reported_and_not_repeated() -> Outcome {
     let fleet = Fleet::start(Options { behaviour, ..Options::default() }).await?;
     let mut node = fleet.node().await?;
     node.boot()?;
-    let status = node.status_where("the migration to fail", BOOT, |status| status.phase == Phase::Failed).await?;
+    let status = node
+        .status_where("the migration to fail", BOOT, |status| status.phase == Phase::Failed)
+        .await?;
     assert_eq!(status.failure.map(|failure| failure.kind).as_deref(), Some("migration"));
     assert_eq!(node.health().await.map(|(code, _)| code), Ok(503));
     assert_eq!(node.live().await.map(|(code, _)| code), Ok(200));
     let services: Vec<String> =
         node.holdings().await?.containers.into_iter().map(|container| container.service).collect();
-    assert!(!services.iter().any(|service| service == "api"), "api was started on a bad schema: {services:?}");
+    assert!(
+        !services.iter().any(|service| service == "api"),
+        "api was started on a bad schema: {services:?}"
+    );
     fleet.close(vec![node], &["migration"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_release_on_a_newer_schema_is_refused() -> Outcome {
-    let fleet = Fleet::start(Options { release: "1.15.0", also: vec!["1.14.2"], ..Options::default() }).await?;
+    let fleet =
+        Fleet::start(Options { release: "1.15.0", also: vec!["1.14.2"], ..Options::default() })
+            .await?;
     let mut new = fleet.node().await?;
     new.boot_to_serving().await?;
     let mut old = fleet.node().await?;
     old.instance.set_attribute("dify-release", "1.14.2");
     old.boot()?;
-    let status = old.status_where("the refusal", BOOT, |status| status.phase == Phase::Failed).await?;
+    let status =
+        old.status_where("the refusal", BOOT, |status| status.phase == Phase::Failed).await?;
     let failure = status.failure.expect("says why");
     assert_eq!(failure.kind, "migration");
     assert!(failure.message.contains("newer"), "{}", failure.message);

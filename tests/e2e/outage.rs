@@ -28,7 +28,11 @@ async fn a_service_that_is_cut_off_is_missing_and_comes_back() -> Outcome {
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
     let before = node.holdings().await?;
-    for (kind, link) in [("database", &fleet.links.main), ("redis", &fleet.links.redis), ("vector", &fleet.links.vector)] {
+    for (kind, link) in [
+        ("database", &fleet.links.main),
+        ("redis", &fleet.links.redis),
+        ("vector", &fleet.links.vector),
+    ] {
         link.set(Weather::Cut).await;
         node.missing(kind, NOTICED).await?;
         alive_all_along(&node).await?;

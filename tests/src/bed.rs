@@ -61,7 +61,9 @@ impl Endpoints {
     /// Those of the bed this process runs in.
     pub fn attach() -> Outcome<Self> {
         let path = Environment.get(VARIABLE).ok_or_else(|| {
-            Broken::new(format!("{VARIABLE} is not set: run `make e2e`, or the test under `bed run --`"))
+            Broken::new(format!(
+                "{VARIABLE} is not set: run `make e2e`, or the test under `bed run --`"
+            ))
         })?;
         let text = std::fs::read_to_string(&path).doing(|| format!("read {path}"))?;
         serde_json::from_str(&text).doing(|| format!("read {path}"))
@@ -97,8 +99,11 @@ impl Bed {
 
         let programs = Programs::read()?;
         let authority = |name: &str| Authority::new(&format!("{name} of the test bed"));
-        let (main_ca, vector_ca, foreign_ca) =
-            (authority("main PostgreSQL"), authority("vector PostgreSQL"), authority("foreign PostgreSQL"));
+        let (main_ca, vector_ca, foreign_ca) = (
+            authority("main PostgreSQL"),
+            authority("vector PostgreSQL"),
+            authority("foreign PostgreSQL"),
+        );
         let identity = |ca: &Authority| ca.issue(&["localhost", "127.0.0.1"]);
         let main_identity = identity(&main_ca);
         let (main_folder, vector_folder) = (folder.join("main"), folder.join("vector"));
@@ -129,10 +134,18 @@ impl Bed {
             folder: folder.clone(),
         };
         tokio::try_join!(main.ready(&endpoints.main), vector.ready(&endpoints.vector))?;
-        let text = serde_json::to_string_pretty(&endpoints).doing(|| "write the endpoints".into())?;
+        let text =
+            serde_json::to_string_pretty(&endpoints).doing(|| "write the endpoints".into())?;
         let file = folder.join(ENDPOINTS);
         std::fs::write(&file, text).doing(|| format!("write {}", file.display()))?;
-        Ok(Self { endpoints, main, vector, registry, _fronts: [vector_front, foreign_front], _lock: lock })
+        Ok(Self {
+            endpoints,
+            main,
+            vector,
+            registry,
+            _fronts: [vector_front, foreign_front],
+            _lock: lock,
+        })
     }
 
     /// The file for [`VARIABLE`].
@@ -172,7 +185,9 @@ pub async fn clean(engine: &Engine) -> Outcome {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => continue,
-            Err(TryLockError::Error(error)) => return Err(error).doing(|| "try a run's lock".into()),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).doing(|| "try a run's lock".into());
+            }
         }
         let run = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         engine.remove(&format!("t{run}-")).await?;

@@ -20,10 +20,7 @@ pub type Outcome<T = ()> = Result<T, Broken>;
 impl Broken {
     /// A failure without a cause below it.
     pub fn new(doing: impl Into<String>) -> Self {
-        Self {
-            doing: doing.into(),
-            cause: None,
-        }
+        Self { doing: doing.into(), cause: None }
     }
 }
 
@@ -42,9 +39,6 @@ pub trait Doing<T> {
 
 impl<T, E: Into<Box<dyn Error + Send + Sync>>> Doing<T> for Result<T, E> {
     fn doing(self, doing: impl FnOnce() -> String) -> Outcome<T> {
-        self.map_err(|cause| Broken {
-            doing: doing(),
-            cause: Some(cause.into()),
-        })
+        self.map_err(|cause| Broken { doing: doing(), cause: Some(cause.into()) })
     }
 }

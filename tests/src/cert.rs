@@ -51,12 +51,7 @@ impl Authority {
         let mut params = CertificateParams::new(names).expect("names are plain ASCII");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().expect("the system has randomness");
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("the authority's key signs");
-        Identity {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+        let certificate = params.signed_by(&key, &self.issuer).expect("the authority's key signs");
+        Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }

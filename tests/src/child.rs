@@ -53,16 +53,9 @@ impl Child {
     pub fn start(name: &str, mut command: Command, log: PathBuf) -> Outcome<Self> {
         let file = File::create(&log).doing(|| format!("create {}", log.display()))?;
         let copy = file.try_clone().doing(|| format!("share {}", log.display()))?;
-        let process = command
-            .stdout(file)
-            .stderr(copy)
-            .spawn()
-            .doing(|| format!("start {name}"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            process,
-            log,
-        })
+        let process =
+            command.stdout(file).stderr(copy).spawn().doing(|| format!("start {name}"))?;
+        Ok(Self { name: name.to_owned(), process, log })
     }
 
     /// Its process id, while it runs.
@@ -74,7 +67,9 @@ impl Child {
     pub fn check(&mut self) -> Result<(), String> {
         match self.process.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(format!("{} ended ({status}): {}", self.name, self.last_words())),
+            Ok(Some(status)) => {
+                Err(format!("{} ended ({status}): {}", self.name, self.last_words()))
+            }
             Err(error) => Err(format!("{}: {error}", self.name)),
         }
     }

@@ -48,7 +48,8 @@ impl Parts {
     /// The document. Tests change what they are about before it is handed out.
     pub fn document(&self) -> Value {
         let secret = |name: &str| format!("sm://{}/{}", self.project, secret_id(name));
-        let own = NAMES.iter().filter(|name| !name.ends_with("_password") || **name == "init_password");
+        let own =
+            NAMES.iter().filter(|name| !name.ends_with("_password") || **name == "init_password");
         let secrets: serde_json::Map<String, Value> =
             own.map(|name| ((*name).to_owned(), secret(name).into())).collect();
         let [main, vector, redis] = self.ports;

@@ -66,18 +66,28 @@ impl Engine {
     pub async fn connect() -> Outcome<Self> {
         let docker = Docker::connect_with_unix(SOCKET, DEADLINE, bollard::API_DEFAULT_VERSION)
             .doing(|| format!("use {SOCKET}"))?;
-        let docker = docker.negotiate_version().await.doing(|| format!("ask Docker on {SOCKET} for its version"))?;
+        let docker = docker
+            .negotiate_version()
+            .await
+            .doing(|| format!("ask Docker on {SOCKET} for its version"))?;
         Ok(Self { docker })
     }
 
     /// An address of this machine that containers of every bridge reach: that
     /// of the default bridge.
     pub async fn host_address(&self) -> Outcome<IpAddr> {
-        let bridge = self.docker.inspect_network("bridge", None).await.doing(|| "look at Docker's default bridge".into())?;
+        let bridge = self
+            .docker
+            .inspect_network("bridge", None)
+            .await
+            .doing(|| "look at Docker's default bridge".into())?;
         let options = bridge.options.unwrap_or_default();
-        let device = options.get("com.docker.network.bridge.name").map_or("docker0", String::as_str);
+        let device =
+            options.get("com.docker.network.bridge.name").map_or("docker0", String::as_str);
         // The engine names no gateway for this one network, so the kernel is asked.
-        let shown = child::run(Command::new("ip").args(["-4", "-o", "addr", "show", "dev", device])).await?;
+        let shown =
+            child::run(Command::new("ip").args(["-4", "-o", "addr", "show", "dev", device]))
+                .await?;
         let mut words = shown.split_whitespace().skip_while(|word| *word != "inet").skip(1);
         words
             .next()
@@ -92,10 +102,18 @@ impl Engine {
                 || name.starts_with(&format!("dify-{prefix}"))
         };
         let options = ListContainersOptionsBuilder::default().all(true).build();
-        let all = self.docker.list_containers(Some(options)).await.doing(|| "list containers".into())?;
+        let all =
+            self.docker.list_containers(Some(options)).await.doing(|| "list containers".into())?;
         let mut containers = Vec::new();
         for found in all {
-            let name = found.names.iter().flatten().next().map_or("", String::as_str).trim_start_matches('/').to_owned();
+            let name = found
+                .names
+                .iter()
+                .flatten()
+                .next()
+                .map_or("", String::as_str)
+                .trim_start_matches('/')
+                .to_owned();
             if ours(found.labels.as_ref(), &name) {
                 let labels = found.labels.unwrap_or_default();
                 containers.push(Container {
@@ -108,10 +126,13 @@ impl Engine {
         }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         let options = ListNetworksOptionsBuilder::default().build();
-        let all = self.docker.list_networks(Some(options)).await.doing(|| "list networks".into())?;
+        let all =
+            self.docker.list_networks(Some(options)).await.doing(|| "list networks".into())?;
         let networks = all
             .into_iter()
-            .filter_map(|network| network.name.clone().filter(|name| ours(network.labels.as_ref(), name)))
+            .filter_map(|network| {
+                network.name.clone().filter(|name| ours(network.labels.as_ref(), name))
+            })
             .collect();
         let options = ListVolumesOptionsBuilder::default().build();
         let all = self.docker.list_volumes(Some(options)).await.doing(|| "list volumes".into())?;
@@ -129,7 +150,10 @@ impl Engine {
         let Holdings { containers, networks, volumes } = self.holdings(prefix).await?;
         for container in containers {
             let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-            gone(self.docker.remove_container(&container.id, Some(options)).await, &container.name)?;
+            gone(
+                self.docker.remove_container(&container.id, Some(options)).await,
+                &container.name,
+            )?;
         }
         for network in networks {
             gone(self.docker.remove_network(&network).await, &network)?;
@@ -146,11 +170,19 @@ impl Engine {
         let options = ListImagesOptionsBuilder::default().all(true).digests(true).build();
         let images = self.docker.list_images(Some(options)).await.doing(|| "list images".into())?;
         for image in images {
-            let references: Vec<String> =
-                image.repo_tags.iter().chain(&image.repo_digests).filter(|name| name.contains(part)).cloned().collect();
+            let references: Vec<String> = image
+                .repo_tags
+                .iter()
+                .chain(&image.repo_digests)
+                .filter(|name| name.contains(part))
+                .cloned()
+                .collect();
             for reference in references {
                 let options = RemoveImageOptionsBuilder::default().force(true).build();
-                gone(self.docker.remove_image(&reference, Some(options), None).await.map(drop), &reference)?;
+                gone(
+                    self.docker.remove_image(&reference, Some(options), None).await.map(drop),
+                    &reference,
+                )?;
             }
         }
         Ok(())
@@ -158,26 +190,39 @@ impl Engine {
 
     /// Everything the engine tells of a container: environment, mounts, labels.
     pub async fn inspect(&self, container: &str) -> Outcome<ContainerInspectResponse> {
-        self.docker.inspect_container(container, None).await.doing(|| format!("inspect {container}"))
+        self.docker
+            .inspect_container(container, None)
+            .await
+            .doing(|| format!("inspect {container}"))
     }
 
     /// A container's environment.
     pub async fn environment(&self, container: &str) -> Outcome<BTreeMap<String, String>> {
         let config = self.inspect(container).await?.config.unwrap_or_default();
         let pairs = config.env.unwrap_or_default();
-        Ok(pairs.iter().filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+        Ok(pairs
+            .iter()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect())
     }
 
     /// Kills a container with `SIGKILL`.
     pub async fn kill(&self, container: &str) -> Outcome {
         let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
-        self.docker.kill_container(container, Some(options)).await.doing(|| format!("kill {container}"))
+        self.docker
+            .kill_container(container, Some(options))
+            .await
+            .doing(|| format!("kill {container}"))
     }
 
     /// Removes a container with force, as somebody at a keyboard might.
     pub async fn remove_container(&self, container: &str) -> Outcome {
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
-        self.docker.remove_container(container, Some(options)).await.doing(|| format!("remove {container}"))
+        self.docker
+            .remove_container(container, Some(options))
+            .await
+            .doing(|| format!("remove {container}"))
     }
 
     /// The whole log of a container.
@@ -196,7 +241,10 @@ impl Engine {
 /// Already gone is gone.
 fn gone(result: Result<(), bollard::errors::Error>, name: &str) -> Outcome {
     match result {
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) | Ok(()) => Ok(()),
+        Err(bollard::errors::Error::DockerResponseServerError {
+            status_code: 404 | 409, ..
+        })
+        | Ok(()) => Ok(()),
         Err(error) => Err(error).doing(|| format!("remove {name}")),
     }
 }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use sim::{Sim, SimOptions};
 use serde_json::json;
+use sim::{Sim, SimOptions};
 use tokio::runtime::Builder;
 
 use crate::bed::{Endpoints, claim_subnet};
@@ -133,8 +133,18 @@ impl Fleet {
         let (redis, images, (), ()) = tokio::try_join!(
             Redis::start(&folder, secrets.get("redis_password"), &options.redis, &addresses),
             push(&press, &prefix, &releases, &options),
-            bed.main.create(&role, secrets.get("database_password"), Rights::Creator, &main_databases),
-            bed.vector.create(&role, secrets.get("vector_password"), options.vector_rights, &vector_databases),
+            bed.main.create(
+                &role,
+                secrets.get("database_password"),
+                Rights::Creator,
+                &main_databases
+            ),
+            bed.vector.create(
+                &role,
+                secrets.get("vector_password"),
+                options.vector_rights,
+                &vector_databases
+            ),
         )?;
         let links = Links {
             main: Link::open(&addresses, loopback(bed.main.port)).await?,
@@ -151,8 +161,21 @@ impl Fleet {
         let bucket = format!("dify-{id}");
         sim.storage().create_bucket(&bucket);
         Ok(Self {
-            bed, sim, links, redis, secrets, engine, press, images, role, plugin_database, bucket,
-            releases, options, id, folder,
+            bed,
+            sim,
+            links,
+            redis,
+            secrets,
+            engine,
+            press,
+            images,
+            role,
+            plugin_database,
+            bucket,
+            releases,
+            options,
+            id,
+            folder,
             logs: Logs::default(),
             nodes: Mutex::new(Vec::new()),
             closed: false,
@@ -163,7 +186,8 @@ impl Fleet {
     pub async fn node(&self) -> Outcome<Node> {
         let (subnet, claim) = claim_subnet()?;
         let number = {
-            let mut nodes = self.nodes.lock().map_err(|_| Broken::new("another test thread panicked"))?;
+            let mut nodes =
+                self.nodes.lock().map_err(|_| Broken::new("another test thread panicked"))?;
             nodes.push(claim);
             nodes.len()
         };
@@ -193,7 +217,8 @@ impl Fleet {
 
     /// What goes into the document of a node.
     pub fn parts(&self, node: &str, subnet: u8, ops: SocketAddr, folders: [PathBuf; 2]) -> Parts {
-        let certificates = [Some(&self.bed.main.ca), Some(&self.bed.vector.ca), self.redis.ca.as_ref()];
+        let certificates =
+            [Some(&self.bed.main.ca), Some(&self.bed.vector.ca), self.redis.ca.as_ref()];
         Parts {
             node: node.to_owned(),
             subnet,
@@ -220,7 +245,8 @@ impl Fleet {
 
     /// A link of one test's own, from the fleet's addresses to another server of the bed.
     pub async fn link_to(&self, server: &Postgres) -> Outcome<Link> {
-        Link::open(&self.bed.link_addresses(), SocketAddr::from(([127, 0, 0, 1], server.port))).await
+        Link::open(&self.bed.link_addresses(), SocketAddr::from(([127, 0, 0, 1], server.port)))
+            .await
     }
 
     /// Addresses containers and agents use.
@@ -252,7 +278,10 @@ impl Fleet {
             if container.state == "running" {
                 wrong.push(format!("{} still runs after its agent was stopped", container.name));
             } else if container.service.is_empty() {
-                wrong.push(format!("{} is left behind: a one-shot, or without our labels", container.name));
+                wrong.push(format!(
+                    "{} is left behind: a one-shot, or without our labels",
+                    container.name
+                ));
             }
         }
         wrong.extend(self.logs.judge(expected, &self.secrets));
@@ -264,7 +293,10 @@ impl Fleet {
             Ok(())
         } else {
             let count = wrong.len();
-            Err(Broken::new(format!("{count} thing(s) wrong with the fleet:\n  {}", wrong.join("\n  "))))
+            Err(Broken::new(format!(
+                "{count} thing(s) wrong with the fleet:\n  {}",
+                wrong.join("\n  ")
+            )))
         }
     }
 }
@@ -278,7 +310,10 @@ impl Drop for Fleet {
         }
         let (engine_prefix, images) = (self.node_prefix(), self.image_prefix());
         let cleaning = std::thread::spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build().doing(|| "make a runtime".into())?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .doing(|| "make a runtime".into())?;
             runtime.block_on(async {
                 let engine = Engine::connect().await?;
                 engine.remove(&engine_prefix).await?;
@@ -320,7 +355,12 @@ pub fn write_lock(releases: &Path, release: &str, images: &[Pushed]) -> Outcome 
 }
 
 /// Pushes the releases' images and writes their locks.
-async fn push(press: &Press, prefix: &str, releases: &Path, options: &Options) -> Outcome<Vec<Pushed>> {
+async fn push(
+    press: &Press,
+    prefix: &str,
+    releases: &Path,
+    options: &Options,
+) -> Outcome<Vec<Pushed>> {
     let mut pushed = Vec::new();
     for release in std::iter::once(options.release).chain(options.also.iter().copied()) {
         for entry in catalog::entries(releases, release)? {

@@ -66,7 +66,13 @@ impl Press {
     }
 
     /// Makes and pushes one image of `release` under `prefix`; its digest.
-    pub async fn push(&self, prefix: &str, release: &str, entry: &Entry, behaviour: &Behaviour) -> Outcome<String> {
+    pub async fn push(
+        &self,
+        prefix: &str,
+        release: &str,
+        entry: &Entry,
+        behaviour: &Behaviour,
+    ) -> Outcome<String> {
         let name = format!("{prefix}/{}", entry.repository);
         let layers = [
             layer(&system())?,
@@ -109,20 +115,32 @@ impl Press {
         }
         let from = format!("{prefix}/layers");
         let start = |name: &str, query: &str| {
-            self.client.post(self.url(&format!("{name}/blobs/uploads/{query}"))).header("content-length", "0").send()
+            self.client
+                .post(self.url(&format!("{name}/blobs/uploads/{query}")))
+                .header("content-length", "0")
+                .send()
         };
         let shared = self.client.head(self.url(&format!("{from}/blobs/{digest}"))).send().await;
         if !shared.is_ok_and(|answer| answer.status() == StatusCode::OK) {
-            let started = self.expect(start(&from, "").await, StatusCode::ACCEPTED, "start an upload").await?;
+            let started = self
+                .expect(start(&from, "").await, StatusCode::ACCEPTED, "start an upload")
+                .await?;
             let location = started.headers().get("location").and_then(|value| value.to_str().ok());
-            let location = location.ok_or_else(|| Broken::new("the registry named no place for an upload"))?;
+            let location =
+                location.ok_or_else(|| Broken::new("the registry named no place for an upload"))?;
             let join = if location.contains('?') { '&' } else { '?' };
             let place = if location.starts_with('/') {
                 format!("http://{}{location}{join}digest={digest}", self.registry)
             } else {
                 format!("{location}{join}digest={digest}")
             };
-            let put = self.client.put(place).header("content-type", "application/octet-stream").body(content).send().await;
+            let put = self
+                .client
+                .put(place)
+                .header("content-type", "application/octet-stream")
+                .body(content)
+                .send()
+                .await;
             self.expect(put, StatusCode::CREATED, "upload a layer").await?;
         }
         let mounted = start(name, &format!("?mount={digest}&from={from}")).await;
@@ -142,7 +160,12 @@ impl Press {
         format!("http://{}/v2/{path}", self.registry)
     }
 
-    async fn expect(&self, answer: reqwest::Result<Response>, status: StatusCode, doing: &str) -> Outcome<Response> {
+    async fn expect(
+        &self,
+        answer: reqwest::Result<Response>,
+        status: StatusCode,
+        doing: &str,
+    ) -> Outcome<Response> {
         let answer = answer.doing(|| format!("{doing} at {}", self.registry))?;
         if answer.status() == status {
             return Ok(answer);
@@ -209,7 +232,10 @@ fn own_files(entry: &Entry, release: &str) -> Vec<File> {
             files.push(File::folder("usr/local/bin/", 0o755));
             files.push(File::link("usr/local/bin/flask", "/standin"));
             files.push(File::link("usr/local/bin/celery", "/standin"));
-            files.push(File::text("entrypoint.sh", "# carried out by /bin/bash, the stand-in\n".into()));
+            files.push(File::text(
+                "entrypoint.sh",
+                "# carried out by /bin/bash, the stand-in\n".into(),
+            ));
             &["app/api/", "app/api/storage/"]
         }
         Role::Web => &["app/web/"],
@@ -222,7 +248,8 @@ fn own_files(entry: &Entry, release: &str) -> Vec<File> {
     for path in writable {
         for (end, _) in path.match_indices('/') {
             let folder = &path[..=end];
-            let known = files.iter().any(|file| file.path == folder) || ["etc/", "var/"].contains(&folder);
+            let known =
+                files.iter().any(|file| file.path == folder) || ["etc/", "var/"].contains(&folder);
             if !known {
                 files.push(File::folder(folder, 0o777));
             }

@@ -179,7 +179,11 @@ impl Listen {
 
 /// Carries a connection to its end. Until that end both sides are set to be
 /// reset when they are dropped, which only a cut (or the link's end) does.
-async fn carry(mut client: TcpStream, target: SocketAddr, mut weather: watch::Receiver<Weather>) -> io::Result<()> {
+async fn carry(
+    mut client: TcpStream,
+    target: SocketAddr,
+    mut weather: watch::Receiver<Weather>,
+) -> io::Result<()> {
     reset_on_drop(&client, true)?;
     passable(&mut weather).await;
     let mut server = TcpStream::connect(target).await?;
@@ -212,7 +216,8 @@ async fn pass(
         let now = *weather.borrow();
         if let Weather::Slow { delay, bytes_per_second } = now {
             let bytes = u32::try_from(count).map_or(f64::MAX, f64::from);
-            let takes = Duration::try_from_secs_f64(bytes / bytes_per_second).unwrap_or(Duration::from_hours(1));
+            let takes = Duration::try_from_secs_f64(bytes / bytes_per_second)
+                .unwrap_or(Duration::from_hours(1));
             sleep_until(Instant::now() + delay + takes).await;
         }
         to.write_all(&piece[..count]).await?;

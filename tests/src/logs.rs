@@ -41,7 +41,12 @@ impl Line {
 
 impl Logs {
     /// Reads `output` to its end on a task of `tasks`.
-    pub fn follow(&self, source: &str, output: impl AsyncRead + Unpin + Send + 'static, tasks: &mut JoinSet<()>) {
+    pub fn follow(
+        &self,
+        source: &str,
+        output: impl AsyncRead + Unpin + Send + 'static,
+        tasks: &mut JoinSet<()>,
+    ) {
         let (logs, source) = (self.clone(), source.to_owned());
         tasks.spawn(async move {
             let mut lines = BufReader::new(output).lines();
@@ -64,7 +69,11 @@ impl Logs {
 
     /// Whether a line holds `part`.
     pub fn contain(&self, part: &str) -> bool {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.text.contains(part))
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|line| line.text.contains(part))
     }
 
     /// What is wrong with the lines: alarming ones that hold none of `expected`,
@@ -97,7 +106,10 @@ mod tests {
         assert_eq!(logs.judge(&[], &planted).len(), 1);
         logs.push("a", "thread 'main' panicked".into());
         assert_eq!(logs.judge(&["redis is away"], &planted).len(), 1);
-        logs.push("a", format!(r#"{{"severity":"INFO","message":"{}"}}"#, planted.get("secret_key")));
+        logs.push(
+            "a",
+            format!(r#"{{"severity":"INFO","message":"{}"}}"#, planted.get("secret_key")),
+        );
         let wrong = logs.judge(&["redis is away", "panicked"], &planted);
         assert_eq!(wrong, ["a printed the secret secret_key"]);
     }

@@ -1,5 +1,7 @@
 //! One VM of a fleet: its metadata server, its two programs, what it answers.
 
+mod leaks;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -19,7 +21,6 @@ use crate::docker::{Container, Engine, Holdings};
 use crate::fleet::{ACCOUNT, Fleet};
 use crate::logs::Logs;
 use crate::program::{self, Told};
-use crate::secrets::Planted;
 use crate::systemd::Notifications;
 use crate::wait::wait_for;
 use crate::{Broken, Doing as _, Outcome};
@@ -30,25 +31,6 @@ pub const BOOT: Duration = Duration::from_mins(2);
 const END: Duration = Duration::from_secs(90);
 /// How often conditions are asked.
 pub const OFTEN: Duration = Duration::from_millis(100);
-
-/// Which secrets a service's container may hold in its environment.
-fn may_hold(service: &str) -> &'static [&'static str] {
-    const API: &[&str] = &[
-        "secret_key", "init_password", "database_password", "vector_password", "redis_password",
-        "plugin_daemon_key", "inner_api_key", "code_execution_key", "agent_api_token",
-    ];
-    match service {
-        "api" | "api_websocket" | "worker" | "worker_beat" | "migration" | "job" => API,
-        "plugin_daemon" => &["database_password", "redis_password", "plugin_daemon_key", "inner_api_key"],
-        "sandbox" => &["code_execution_key"],
-        "agent_backend" => &[
-            "redis_password", "plugin_daemon_key", "inner_api_key", "agent_server_key", "agent_api_token", "shellctl_token",
-        ],
-        "local_sandbox" => &["shellctl_token"],
-        // web, the proxies, and whatever comes.
-        _ => &[],
-    }
-}
 
 /// A node. Its programs die with it; its containers are the fleet's to remove.
 #[derive(Debug)]
@@ -82,11 +64,17 @@ impl Node {
         for path in [&state, &run, &edge_state] {
             std::fs::create_dir_all(path).doing(|| format!("create {}", path.display()))?;
         }
-        let listener = TcpListener::bind(("127.0.0.1", 0)).doing(|| "bind the node's front".into())?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).doing(|| "bind the node's front".into())?;
         let front = listener.local_addr().doing(|| "ask for the bound port".into())?;
         let ops = SocketAddr::from(([127, 0, 0, 1], child::free_port()?));
-        let told = Instance { name: id.to_owned(), service_account: ACCOUNT.to_owned(), ..Instance::default() };
-        let instance = fleet.sim.add_instance(told).await.doing(|| format!("simulate the VM {id}"))?;
+        let told = Instance {
+            name: id.to_owned(),
+            service_account: ACCOUNT.to_owned(),
+            ..Instance::default()
+        };
+        let instance =
+            fleet.sim.add_instance(told).await.doing(|| format!("simulate the VM {id}"))?;
         let notifications = Notifications::listen(&folder.join("notify.sock"))?;
         let told = Told {
             metadata_host: instance.metadata_host(),
@@ -102,7 +90,15 @@ impl Node {
             .doing(|| "make a client".into())?;
         let node = Self {
             id: id.to_owned(),
-            instance, notifications, front, ops, told, subnet, folder, listener, client,
+            instance,
+            notifications,
+            front,
+            ops,
+            told,
+            subnet,
+            folder,
+            listener,
+            client,
             agent: None,
             edges: BTreeMap::new(),
             engine: fleet.engine.clone(),
@@ -165,7 +161,10 @@ impl Node {
 
     /// Ends an edge with `signal` and waits for it.
     pub async fn signal_edge(&mut self, instance: &str, signal: &str) -> Outcome<ExitStatus> {
-        let edge = self.edges.remove(instance).ok_or_else(|| Broken::new(format!("no edge {instance} runs")))?;
+        let edge = self
+            .edges
+            .remove(instance)
+            .ok_or_else(|| Broken::new(format!("no edge {instance} runs")))?;
         finish(edge, signal, "an edge").await
     }
 
@@ -177,7 +176,8 @@ impl Node {
     /// Waits until the agent ends by itself.
     pub async fn agent_ends(&mut self, at_most: Duration) -> Outcome<ExitStatus> {
         let agent = self.agent.as_mut().ok_or_else(|| Broken::new("the agent does not run"))?;
-        let ended = timeout(at_most, agent.wait()).await.doing(|| "wait for the agent to end".into())?;
+        let ended =
+            timeout(at_most, agent.wait()).await.doing(|| "wait for the agent to end".into())?;
         self.agent = None;
         ended.doing(|| "wait for the agent".into())
     }
@@ -187,9 +187,12 @@ impl Node {
     pub async fn run_verb(&self, verb: &[&str]) -> Outcome<(ExitStatus, String)> {
         let mut command = program::agent(&self.told, verb)?;
         let running = timeout(Duration::from_mins(1), command.output());
-        let output = running.await.doing(|| format!("run dify-agent {verb:?}"))?.doing(|| format!("run dify-agent {verb:?}"))?;
-        let [printed, complained] =
-            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let output = running
+            .await
+            .doing(|| format!("run dify-agent {verb:?}"))?
+            .doing(|| format!("run dify-agent {verb:?}"))?;
+        let [printed, complained] = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let all = format!("{printed}{complained}");
         // As one INFO line: an error an operator asked for is no alarm, a secret is.
         let line = serde_json::json!({ "severity": "INFO", "message": all });
@@ -220,7 +223,8 @@ impl Node {
     /// What the agent says of itself on port 1081.
     pub async fn status(&self) -> Result<AgentStatus, String> {
         let url = format!("http://{}/status", self.ops);
-        let answer = self.client.get(url).send().await.map_err(|error| format!("GET /status: {error}"))?;
+        let answer =
+            self.client.get(url).send().await.map_err(|error| format!("GET /status: {error}"))?;
         let text = answer.text().await.map_err(|error| format!("GET /status: {error}"))?;
         serde_json::from_str(&text).map_err(|error| format!("/status is {text:?}: {error}"))
     }
@@ -240,7 +244,9 @@ impl Node {
     pub async fn missing(&self, kind: &str, at_most: Duration) -> Outcome {
         wait_for(&format!("{} to miss {kind}", self.id), OFTEN, at_most, async || {
             let (code, body) = self.health().await?;
-            let named = body["missing"].as_array().is_some_and(|kinds| kinds.iter().any(|found| found == kind));
+            let named = body["missing"]
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(|found| found == kind));
             if code == 503 && named { Ok(()) } else { Err(format!("/health {code} {body}")) }
         })
         .await
@@ -276,38 +282,6 @@ impl Node {
         }
     }
 
-    /// Secrets in places they have no business in: containers that do not need
-    /// them, and the answers anybody may read.
-    pub async fn misplaced_secrets(&self, planted: &Planted) -> Outcome<Vec<String>> {
-        let mut wrong = Vec::new();
-        for container in self.holdings().await?.containers {
-            let told = self.engine.inspect(&container.id).await?;
-            let text = format!("{told:?}");
-            let allowed = may_hold(&container.service);
-            for name in planted.found_in(&text).into_iter().filter(|name| !allowed.contains(name)) {
-                wrong.push(format!("{} holds the secret {name}", container.name));
-            }
-            let config = told.config.unwrap_or_default();
-            let labels = format!("{:?} {:?} {:?}", config.labels, config.cmd, config.entrypoint);
-            for name in planted.found_in(&labels) {
-                wrong.push(format!("{} shows the secret {name} in a label or its command", container.name));
-            }
-        }
-        for (place, answer) in [("/health", self.health().await), ("/health/live", self.live().await)] {
-            for name in answer.iter().flat_map(|(_, body)| planted.found_in(&body.to_string())) {
-                wrong.push(format!("{place} of {} shows the secret {name}", self.id));
-            }
-        }
-        for path in ["/status", "/metrics"] {
-            let url = format!("http://{}{path}", self.ops);
-            let Ok(answer) = self.client.get(url).send().await else { continue };
-            let text = answer.text().await.unwrap_or_default();
-            wrong.extend(planted.found_in(&text).iter().map(|name| format!("{path} of {} shows the secret {name}", self.id)));
-        }
-        wrong.extend(self.secrets_on_disk(planted)?);
-        Ok(wrong)
-    }
-
     /// Stops both programs as systemd would at shutdown, the agent first.
     pub async fn end(mut self) -> Outcome {
         if self.agent.is_some() {
@@ -320,32 +294,18 @@ impl Node {
         for instance in instances {
             let status = self.signal_edge(&instance, "TERM").await?;
             if !status.success() {
-                return Err(Broken::new(format!("edge {instance} of {} ended with {status}", self.id)));
+                return Err(Broken::new(format!(
+                    "edge {instance} of {} ended with {status}",
+                    self.id
+                )));
             }
         }
         // The last lines of both.
-        while timeout(Duration::from_secs(5), self.tasks.join_next()).await.is_ok_and(|task| task.is_some()) {}
+        while timeout(Duration::from_secs(5), self.tasks.join_next())
+            .await
+            .is_ok_and(|task| task.is_some())
+        {}
         Ok(())
-    }
-
-    fn secrets_on_disk(&self, planted: &Planted) -> Outcome<Vec<String>> {
-        let mut wrong = Vec::new();
-        let mut folders = vec![self.folder.clone()];
-        while let Some(folder) = folders.pop() {
-            let entries = std::fs::read_dir(&folder).doing(|| format!("list {}", folder.display()))?;
-            for entry in entries.flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if let Ok(bytes) = std::fs::read(&path) {
-                    let found = planted.found_in(&String::from_utf8_lossy(&bytes)).join(", ");
-                    if !found.is_empty() {
-                        wrong.push(format!("{} holds the secret {found}", path.display()));
-                    }
-                }
-            }
-        }
-        Ok(wrong)
     }
 
     fn spawn(&mut self, name: &str, mut command: Command) -> Outcome<Child> {
@@ -366,7 +326,9 @@ impl Node {
         let answer = self.get(path).await?;
         let code = answer.status().as_u16();
         let text = answer.text().await.map_err(|error| format!("GET {path}: {error}"))?;
-        serde_json::from_str(&text).map(|body| (code, body)).map_err(|error| format!("{path} {code} is {text:?}: {error}"))
+        serde_json::from_str(&text)
+            .map(|body| (code, body))
+            .map_err(|error| format!("{path} {code} is {text:?}: {error}"))
     }
 
     async fn why(&self) -> String {
@@ -379,7 +341,9 @@ impl Node {
 
 fn summary(status: &AgentStatus) -> String {
     let AgentStatus { phase, missing, waiting_on, failure, .. } = status;
-    let failure = failure.as_ref().map_or(String::new(), |failure| format!(", failed: {}: {}", failure.kind, failure.message));
+    let failure = failure.as_ref().map_or(String::new(), |failure| {
+        format!(", failed: {}: {}", failure.kind, failure.message)
+    });
     format!("phase {phase}, missing {missing:?}, waiting on {waiting_on:?}{failure}")
 }
 

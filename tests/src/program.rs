@@ -53,9 +53,19 @@ pub fn agent(told: &Told, verb: &[&str]) -> Outcome<Command> {
 pub fn edge(told: &Told, instance: &str, listener: OwnedFd) -> Outcome<Command> {
     let program = path("dify-edge")?;
     let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec "$0" "$@" 3<&0 </dev/null"#;
-    let mut command = Launch { program: Path::new("sh"), user: None, at_our_death: "KILL" }.command();
+    let mut command =
+        Launch { program: Path::new("sh"), user: None, at_our_death: "KILL" }.command();
     command.args(["-c", script]).arg(program);
-    command.args(["--instance", instance, "--log-mode", "json", "--drain-notice", "1s", "--drain-bound", "60s"]);
+    command.args([
+        "--instance",
+        instance,
+        "--log-mode",
+        "json",
+        "--drain-notice",
+        "1s",
+        "--drain-bound",
+        "60s",
+    ]);
     command.arg("--agent-socket").arg(told.run.join("edge.sock"));
     command.arg("--state-dir").arg(&told.edge_state);
     environment(&mut command, told);

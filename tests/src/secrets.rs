@@ -85,11 +85,16 @@ impl Planted {
                 [STANDARD_NO_PAD.encode(whole), URL_SAFE_NO_PAD.encode(whole)]
             });
             let windows = value.as_bytes().windows(WINDOW).step_by(WINDOW / 4);
-            windows.filter_map(|window| std::str::from_utf8(window).ok()).any(|window| text.contains(window))
+            windows
+                .filter_map(|window| std::str::from_utf8(window).ok())
+                .any(|window| text.contains(window))
                 || middles.into_iter().any(|encoded| text.contains(&encoded))
                 || text.contains(&quoted(value))
         };
-        self.iter().filter(|(_, value)| value.len() >= WINDOW && holds(value)).map(|(name, _)| name).collect()
+        self.iter()
+            .filter(|(_, value)| value.len() >= WINDOW && holds(value))
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 

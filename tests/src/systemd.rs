@@ -51,6 +51,9 @@ impl Notifications {
     /// The last value said of `key`, such as `STATUS`.
     pub fn last(&self, key: &str) -> Option<String> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.iter().rev().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+        heard
+            .iter()
+            .rev()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
     }
 }

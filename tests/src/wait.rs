@@ -27,9 +27,7 @@ pub async fn wait_for<T>(
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(status)) => last = status,
             Err(_) => {
-                return Err(Broken::new(format!(
-                    "waited {at_most:?} for {what}; last: {last}"
-                )));
+                return Err(Broken::new(format!("waited {at_most:?} for {what}; last: {last}")));
             }
         }
     }
@@ -47,9 +45,7 @@ pub async fn holds_for(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while Instant::now() < end {
         ticks.tick().await;
-        condition()
-            .await
-            .map_err(|lapse| Broken::new(format!("{what} did not hold: {lapse}")))?;
+        condition().await.map_err(|lapse| Broken::new(format!("{what} did not hold: {lapse}")))?;
     }
     Ok(())
 }

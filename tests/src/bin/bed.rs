@@ -2,14 +2,15 @@
 //! `bed clean`: clears away what crashed runs left.
 
 use std::ffi::OsString;
-use std::process::{ExitCode, Stdio};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tests::bed::{self, Bed};
+use tests::child::Launch;
 use tests::docker::Engine;
 use tests::{Broken, Doing as _, Outcome, child};
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
@@ -64,13 +65,17 @@ async fn run(command: Vec<OsString>) -> Outcome<ExitCode> {
         // cancel-safe: a signal.
         _ = terminate.recv() => return Err(Broken::new("terminated")),
     };
-    say(&format!("up in {:.1} s: PostgreSQL, PostgreSQL with pgvector, registry", began.elapsed().as_secs_f64()));
+    say(&format!(
+        "up in {:.1} s: PostgreSQL, PostgreSQL with pgvector, registry",
+        began.elapsed().as_secs_f64()
+    ));
     let (program, arguments) = command.split_first().ok_or_else(|| Broken::new("no command"))?;
-    let started = Command::new(program)
+    // It goes with us, however we go.
+    let launch = Launch { program: Path::new(program), user: None, at_our_death: "TERM" };
+    let started = launch
+        .command()
         .args(arguments)
         .env(bed::VARIABLE, bed.file())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
         .spawn()
         .doing(|| format!("start {}", program.display()));
     let ended = match started {
@@ -100,7 +105,10 @@ async fn run(command: Vec<OsString>) -> Outcome<ExitCode> {
     let stopped = bed.stop().await;
     let status = ended?;
     stopped?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 #[expect(clippy::print_stderr, reason = "a program for people")]

@@ -72,7 +72,8 @@ impl PostgresServer {
         let data = dir.join("data");
         let launch = |program: &str| -> (PathBuf, &'static str) { (bin.join(program), "QUIT") };
         let (initdb, signal) = launch("initdb");
-        let mut init = Launch { program: &initdb, user: Some(SYSTEM_USER), at_our_death: signal }.command();
+        let mut init =
+            Launch { program: &initdb, user: Some(SYSTEM_USER), at_our_death: signal }.command();
         init.current_dir("/")
             .args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"])
             .arg(format!("--username={SUPERUSER}"))
@@ -85,7 +86,8 @@ impl PostgresServer {
 
         let port = child::free_port()?;
         let (postgres, signal) = launch("postgres");
-        let mut start = Launch { program: &postgres, user: Some(SYSTEM_USER), at_our_death: signal }.command();
+        let mut start =
+            Launch { program: &postgres, user: Some(SYSTEM_USER), at_our_death: signal }.command();
         start.current_dir("/").arg("-D").arg(&data);
         let mut settings = vec![
             format!("port={port}"),
@@ -137,11 +139,14 @@ impl Postgres {
             .database(database)
             .ssl_mode(PgSslMode::VerifyCa)
             .ssl_root_cert_from_pem(self.ca.clone().into_bytes());
-        let connecting = tokio::time::timeout(Duration::from_secs(10), PgConnection::connect_with(&options));
+        let connecting =
+            tokio::time::timeout(Duration::from_secs(10), PgConnection::connect_with(&options));
         connecting
             .await
             .map_err(Into::into)
-            .and_then(|connected| connected.map_err(Box::<dyn std::error::Error + Send + Sync>::from))
+            .and_then(|connected| {
+                connected.map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+            })
             .doing(|| format!("connect to PostgreSQL on port {}", self.port))
     }
 
@@ -157,13 +162,23 @@ impl Postgres {
 
     /// Makes a login role and databases it owns. Names and password are ours:
     /// letters, digits and `_`.
-    pub async fn create(&self, role: &str, password: &str, rights: Rights, databases: &[&str]) -> Outcome {
+    pub async fn create(
+        &self,
+        role: &str,
+        password: &str,
+        rights: Rights,
+        databases: &[&str],
+    ) -> Outcome {
         let rights = match rights {
             Rights::Creator => "CREATEDB",
             Rights::Extensions => "CREATEDB SUPERUSER",
             Rights::Plain => "NOCREATEDB",
         };
-        self.execute("postgres", &format!("CREATE ROLE {role} LOGIN {rights} PASSWORD '{password}'")).await?;
+        self.execute(
+            "postgres",
+            &format!("CREATE ROLE {role} LOGIN {rights} PASSWORD '{password}'"),
+        )
+        .await?;
         for database in databases {
             self.execute("postgres", &format!("CREATE DATABASE {database} OWNER {role}")).await?;
         }
@@ -183,7 +198,11 @@ impl Postgres {
         .doing(|| format!("list the databases of {role}"))?;
         connection.close().await.doing(|| "close the connection".into())?;
         for database in owned {
-            self.execute("postgres", &format!("DROP DATABASE IF EXISTS \"{database}\" WITH (FORCE)")).await?;
+            self.execute(
+                "postgres",
+                &format!("DROP DATABASE IF EXISTS \"{database}\" WITH (FORCE)"),
+            )
+            .await?;
         }
         self.execute("postgres", &format!("DROP ROLE IF EXISTS {role}")).await
     }
@@ -191,11 +210,13 @@ impl Postgres {
     /// Ends every connection to `database`, as a failover does.
     pub async fn disconnect_all(&self, database: &str) -> Outcome<i64> {
         let mut connection = self.admin("postgres").await?;
-        sqlx::query_scalar("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1")
-            .bind(database)
-            .fetch_one(&mut connection)
-            .await
-            .doing(|| format!("end connections to {database}"))
+        sqlx::query_scalar(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1",
+        )
+        .bind(database)
+        .fetch_one(&mut connection)
+        .await
+        .doing(|| format!("end connections to {database}"))
     }
 
     /// One number out of `database`; the query is ours.

@@ -40,11 +40,7 @@ pub struct RedisOptions {
 
 impl Default for RedisOptions {
     fn default() -> Self {
-        Self {
-            tls: true,
-            names: CertificateNames::WithAddresses,
-            policy: "noeviction",
-        }
+        Self { tls: true, names: CertificateNames::WithAddresses, policy: "noeviction" }
     }
 }
 
@@ -64,7 +60,12 @@ pub struct Redis {
 impl Redis {
     /// Starts one under `dir` that takes `password`; `addresses` are those
     /// clients use (its links').
-    pub async fn start(dir: &Path, password: &str, options: &RedisOptions, addresses: &[IpAddr]) -> Outcome<Self> {
+    pub async fn start(
+        dir: &Path,
+        password: &str,
+        options: &RedisOptions,
+        addresses: &[IpAddr],
+    ) -> Outcome<Self> {
         dify_common::gcp::install_tls_provider();
         std::fs::create_dir_all(dir).doing(|| format!("create {}", dir.display()))?;
         let file = |name: &str| dir.join(name);
@@ -99,7 +100,9 @@ impl Redis {
             write("server.key", &identity.key)?;
             write("ca.crt", &authority.pem())?;
             lines.push(format!("port {door}\ntls-port {port}\ntls-auth-clients no"));
-            for (key, name) in [("cert", "server.crt"), ("key", "server.key"), ("ca-cert", "ca.crt")] {
+            for (key, name) in
+                [("cert", "server.crt"), ("key", "server.key"), ("ca-cert", "ca.crt")]
+            {
                 lines.push(format!("tls-{key}-file {}", file(name).display()));
             }
             ca = Some(authority.pem());
@@ -107,7 +110,8 @@ impl Redis {
             lines.push(format!("port {port}"));
         }
         write("redis.conf", &lines.join("\n"))?;
-        let launch = Launch { program: Path::new("redis-server"), user: None, at_our_death: "KILL" };
+        let launch =
+            Launch { program: Path::new("redis-server"), user: None, at_our_death: "KILL" };
         let mut command = launch.command();
         command.arg(file("redis.conf"));
         let child = Child::start("redis-server", command, file("log"))?;
@@ -136,9 +140,14 @@ impl Redis {
         let Self { child, client, .. } = self;
         wait_for("Redis", Duration::from_millis(20), Duration::from_secs(10), async || {
             child.check()?;
-            let mut connection =
-                client.get_multiplexed_async_connection().await.map_err(|error| error.to_string())?;
-            redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|error| error.to_string())
+            let mut connection = client
+                .get_multiplexed_async_connection()
+                .await
+                .map_err(|error| error.to_string())?;
+            redis::cmd("PING")
+                .query_async::<()>(&mut connection)
+                .await
+                .map_err(|error| error.to_string())
         })
         .await
     }

@@ -36,14 +36,20 @@ impl Registry {
         let file = dir.join("config.yml");
         // JSON is YAML.
         std::fs::write(&file, config.to_string()).doing(|| format!("write {}", file.display()))?;
-        let launch = Launch { program: Path::new("docker-registry"), user: None, at_our_death: "KILL" };
+        let launch =
+            Launch { program: Path::new("docker-registry"), user: None, at_our_death: "KILL" };
         let mut command = launch.command();
         command.arg("serve").arg(&file);
         let mut child = Child::start("docker-registry", command, dir.join("log"))?;
-        wait_for("docker-registry", Duration::from_millis(20), Duration::from_secs(10), async || {
-            child.check()?;
-            TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
-        })
+        wait_for(
+            "docker-registry",
+            Duration::from_millis(20),
+            Duration::from_secs(10),
+            async || {
+                child.check()?;
+                TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
+            },
+        )
         .await?;
         Ok(Self { child, address })
     }

@@ -32,7 +32,8 @@ impl TlsFront {
     /// Listens with `identity` before the plain server on `backend`.
     pub async fn start(identity: &Identity, backend: u16) -> Outcome<Self> {
         let acceptor = TlsAcceptor::from(server_config(identity)?);
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.doing(|| "bind the TLS front".into())?;
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).await.doing(|| "bind the TLS front".into())?;
         let port = listener.local_addr().doing(|| "ask for the bound port".into())?.port();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
