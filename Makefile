@@ -31,6 +31,7 @@ check:
 	@$(setup)/rust.sh
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p tests --test e2e --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 	if [ -x scripts/check.sh ]; then scripts/check.sh; fi
 	dirty=$$(git status --porcelain); if [ -n "$$dirty" ]; then echo "the work tree is not clean:"; echo "$$dirty"; exit 1; fi
@@ -42,9 +43,9 @@ test: unit e2e
 
 unit: build
 	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --workspace --locked -E 'not binary(e2e)'; \
+	    cargo nextest run --workspace --locked && cargo test --workspace --locked --doc --quiet; \
 	else \
-	    cargo test --workspace --locked --lib --bins --quiet && cargo test -p tests --test arch --locked --quiet; \
+	    cargo test --workspace --locked --quiet; \
 	fi
 
 e2e: build
@@ -53,7 +54,7 @@ e2e: build
 	$(sudo) $(with_docker) $(debug)/bed run -- scripts/setup/e2e.sh --test-threads=$(THREADS) $(TESTS)
 
 demo: build
-	$(sudo) $(with_docker) $(debug)/demo $(if $(filter real,$(DIFY)),--real)
+	$(sudo) $(with_docker) $(debug)/bed run -- $(debug)/demo $(if $(filter real,$(DIFY)),--real)
 
 bench:
 	@$(setup)/all.sh docker-compose

@@ -4,6 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 bed_dir=$root/target/bed
 mkdir -p "$bed_dir"
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 setup_log=$bed_dir/setup.log
 
 say() { printf '  %s\n' "$*" >&2; }

@@ -13,7 +13,7 @@ missing=()
 need() { # COMMAND PACKAGE...
     local command=$1
     shift
-    PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+=("$@")
+    command -v "$command" >/dev/null || missing+=("$@")
 }
 
 need dockerd docker.io

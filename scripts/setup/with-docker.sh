@@ -7,16 +7,18 @@ set -euo pipefail
 socket=/var/run/docker.sock
 answers() { as_root curl -sf --max-time 5 --unix-socket "$socket" http://docker/_ping >/dev/null 2>&1; }
 
-pid=
+if answers; then exec "$@"; fi
+
 stop() {
-    local status=$?
+    local status=$? pid=
     trap - EXIT
+    [ ! -e "$pidfile" ] || pid=$(cat "$pidfile")
     if [ -n "$pid" ]; then
         say "stopping the Docker engine started here"
         as_root kill "$pid" 2>/dev/null || true
         for _ in $(seq 150); do
             as_root kill -0 "$pid" 2>/dev/null || break
-            read -rt 0.2 <> <(:) || true
+            sleep 0.2
         done
         as_root rm -f "$pidfile"
     fi
@@ -27,23 +29,20 @@ child=
 # The command gets the signal too and cleans up after itself before we do.
 pass_on() { [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; }
 
-if ! answers; then
-    say "starting a Docker engine (log: target/bed/dockerd.log)"
-    pidfile=$bed_dir/dockerd.pid
-    # A pid file of a machine that went down would keep dockerd from starting.
-    if [ -e "$pidfile" ] && ! as_root kill -0 "$(cat "$pidfile")" 2>/dev/null; then as_root rm -f "$pidfile"; fi
-    trap stop EXIT
-    as_root setsid dockerd --pidfile "$pidfile" >"$bed_dir/dockerd.log" 2>&1 </dev/null &
-    for _ in $(seq 300); do
-        answers && break
-        read -rt 0.2 <> <(:) || true
-    done
-    [ -e "$pidfile" ] && pid=$(cat "$pidfile")
-    answers || {
-        tail -n 20 "$bed_dir/dockerd.log" >&2
-        fail "dockerd did not answer on $socket within 60 s"
-    }
-fi
+say "starting a Docker engine (log: target/bed/dockerd.log)"
+pidfile=$bed_dir/dockerd.pid
+# A pid file of a machine that went down would keep dockerd from starting.
+if [ -e "$pidfile" ] && ! as_root kill -0 "$(cat "$pidfile")" 2>/dev/null; then as_root rm -f "$pidfile"; fi
+trap stop EXIT
+as_root setsid dockerd --pidfile "$pidfile" >"$bed_dir/dockerd.log" 2>&1 </dev/null &
+for _ in $(seq 300); do
+    answers && break
+    sleep 0.2
+done
+answers || {
+    tail -n 20 "$bed_dir/dockerd.log" >&2
+    fail "dockerd did not answer on $socket within 60 s"
+}
 
 trap pass_on INT TERM
 "$@" &

@@ -1,7 +1,7 @@
 //! The bed itself: what tests rely on when they say that something was cut.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -15,29 +15,27 @@ use tests::{Outcome, child, secrets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SOON: Duration = Duration::from_millis(300);
 
-/// A server that answers every byte with the same byte.
-async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = TcpListener::from_std(listener.into_std().unwrap()).unwrap();
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                connections.spawn(async move {
-                    let (mut from, mut to) = stream.split();
-                    let _ = tokio::io::copy(&mut from, &mut to).await;
-                });
-            }
-        });
+/// A server that answers every byte with the same byte, while the set lives.
+async fn echo() -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
+        }
     });
-    address
+    (address, tasks)
 }
 
 async fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
@@ -47,7 +45,8 @@ async fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
 
 #[tokio::test]
 async fn a_cut_link_resets_and_refuses_and_comes_back_on_its_port() -> Outcome {
-    let link = Link::open(&[LOOPBACK], echo().await).await?;
+    let (server, _tasks) = echo().await;
+    let link = Link::open(&[LOOPBACK], server).await?;
     let mut stream = TcpStream::connect((LOOPBACK, link.port())).await.unwrap();
     assert_eq!(ask(&mut stream).await.unwrap(), b'x');
     assert_eq!((link.accepted(), link.connected()), (1, 1));
@@ -67,7 +66,8 @@ async fn a_cut_link_resets_and_refuses_and_comes_back_on_its_port() -> Outcome {
 
 #[tokio::test]
 async fn a_black_hole_takes_connections_and_passes_nothing_until_it_ends() -> Outcome {
-    let link = Link::open(&[LOOPBACK], echo().await).await?;
+    let (server, _tasks) = echo().await;
+    let link = Link::open(&[LOOPBACK], server).await?;
     let mut old = TcpStream::connect((LOOPBACK, link.port())).await.unwrap();
     assert_eq!(ask(&mut old).await.unwrap(), b'x');
     link.set(Weather::BlackHole).await;
@@ -84,7 +84,8 @@ async fn a_black_hole_takes_connections_and_passes_nothing_until_it_ends() -> Ou
 
 #[tokio::test]
 async fn a_slow_link_is_slow_and_whole() -> Outcome {
-    let link = Link::open(&[LOOPBACK], echo().await).await?;
+    let (server, _tasks) = echo().await;
+    let link = Link::open(&[LOOPBACK], server).await?;
     link.set(Weather::Slow { delay: Duration::from_millis(40), bytes_per_second: 1e6 }).await;
     let mut stream = TcpStream::connect((LOOPBACK, link.port())).await.unwrap();
     let began = Instant::now();

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use dify_common::wire::status::Phase;
-use tests::Outcome;
 use tests::fleet::{Fleet, Options};
 use tests::images::Behaviour;
 use tests::node::{BOOT, OFTEN};
 use tests::wait::wait_for;
+use tests::{Outcome, child};
+use tokio::process::Command;
 
 /// Docker's event, the agent's look at it, the edge's next answer.
 const NOTICED: Duration = Duration::from_secs(15);
@@ -52,6 +53,11 @@ async fn a_container_removed_by_hand_comes_back_and_a_foreign_one_is_left_alone(
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
     let web = node.container("web").await?;
+    let image = fleet.engine.inspect(&web.id).await?.image.unwrap_or_default();
+    let foreign = format!("foreign-{}", node.id);
+    let docker =
+        async |arguments: &[&str]| child::run(Command::new("docker").args(arguments)).await;
+    docker(&["create", "--name", &foreign, &image]).await?;
     fleet.engine.remove_container(&web.id).await?;
     wait_for("another web", OFTEN, BOOT, async || {
         let now = node.container("web").await.map_err(|broken| broken.to_string())?;
@@ -59,6 +65,9 @@ async fn a_container_removed_by_hand_comes_back_and_a_foreign_one_is_left_alone(
     })
     .await?;
     node.serving(BOOT).await?;
+    let state = docker(&["inspect", "--format", "{{.State.Status}}", &foreign]).await?;
+    docker(&["rm", &foreign]).await?;
+    assert_eq!(state.trim(), "created");
     fleet.close(vec![node], &["web"]).await
 }
 
@@ -102,5 +111,17 @@ async fn the_edge_serves_on_while_the_agent_is_replaced() -> Outcome {
     node.status_where("the agent to adopt", BOOT, |status| status.phase == Phase::Serving).await?;
     assert_eq!(node.health().await.map(|(code, _)| code), Ok(200));
     assert_eq!(node.holdings().await?, before, "something was recreated");
+    fleet.close(vec![node], &["agent"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_never_met_an_agent_is_alive_and_not_ready() -> Outcome {
+    let fleet = Fleet::start(Options::default()).await?;
+    let mut node = fleet.node().await?;
+    node.start_edge("a")?;
+    let health =
+        wait_for("the edge to answer", OFTEN, NOTICED, async || node.health().await).await?;
+    assert_eq!(health.0, 503, "{}", health.1);
+    assert_eq!(node.live().await.map(|(code, _)| code), Ok(200));
     fleet.close(vec![node], &["agent"]).await
 }

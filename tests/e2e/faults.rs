@@ -78,7 +78,7 @@ async fn a_secret_that_is_missing_or_disabled_is_named() -> Outcome {
 
     let mut other = fleet.node().await?;
     told(&other, &fleet, |document| {
-        document["secrets"]["inner_api_key"] = json!("sm://dify-sim/never-made")
+        document["secrets"]["inner_api_key"] = json!("sm://dify-sim/never-made");
     })?;
     let said = refused(&mut other, "secret", 77).await?;
     assert!(said.contains("never-made"), "{said}");
@@ -114,7 +114,9 @@ async fn a_server_of_another_ca_is_refused() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let foreign = fleet.link_to(&fleet.bed.foreign).await?;
     let mut node = fleet.node().await?;
-    told(&node, &fleet, |document| document["vector"]["port"] = json!(foreign.port()))?;
+    told(&node, &fleet, |document| {
+        document["vector"]["port"] = json!(foreign.port());
+    })?;
     node.boot()?;
     let status = node
         .status_where("a verdict", SOON, |status| {

@@ -93,9 +93,7 @@ impl Bed {
         clean(&engine).await?;
         let run = secrets::random(6).to_lowercase();
         let folder = base().join(&run);
-        std::fs::create_dir_all(&folder).doing(|| format!("create {}", folder.display()))?;
-        let lock = File::create(folder.join("lock")).doing(|| "create the run's lock".into())?;
-        lock.lock().doing(|| "lock the run's folder".into())?;
+        let lock = make_locked(&folder)?;
 
         let programs = Programs::read()?;
         let authority = |name: &str| Authority::new(&format!("{name} of the test bed"));
@@ -180,7 +178,11 @@ pub async fn clean(engine: &Engine) -> Outcome {
     let folders = std::fs::read_dir(&base).doing(|| format!("list {}", base.display()))?;
     for folder in folders {
         let folder = folder.doing(|| format!("list {}", base.display()))?.path();
-        // A folder without a lock is just being made, or is not a run's.
+        if folder.extension().is_some() {
+            // Just being made.
+            continue;
+        }
+        // A folder without a lock is not a run's.
         let Ok(lock) = File::open(folder.join("lock")) else { continue };
         match lock.try_lock() {
             Ok(()) => {}
@@ -209,6 +211,20 @@ pub fn claim_subnet() -> Outcome<(u8, File)> {
         }
     }
     Err(Broken::new("every subnet of 10.213.0.0/16 is in use"))
+}
+
+/// Makes a run's folder, its lock held from the first moment on that another
+/// run may see it.
+fn make_locked(folder: &Path) -> Outcome<File> {
+    let hidden = folder.with_extension("new");
+    let make = || {
+        std::fs::create_dir_all(&hidden)?;
+        let lock = File::create(hidden.join("lock"))?;
+        lock.lock()?;
+        std::fs::rename(&hidden, folder)?;
+        Ok::<_, std::io::Error>(lock)
+    };
+    make().doing(|| format!("make {}", folder.display()))
 }
 
 fn base() -> PathBuf {

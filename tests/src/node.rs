@@ -1,5 +1,7 @@
 //! One VM of a fleet: its metadata server, its two programs, what it answers.
 
+mod leaks;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -19,7 +21,6 @@ use crate::docker::{Container, Engine, Holdings};
 use crate::fleet::{ACCOUNT, Fleet};
 use crate::logs::Logs;
 use crate::program::{self, Told};
-use crate::secrets::Planted;
 use crate::systemd::Notifications;
 use crate::wait::wait_for;
 use crate::{Broken, Doing as _, Outcome};
@@ -30,39 +31,6 @@ pub const BOOT: Duration = Duration::from_mins(2);
 const END: Duration = Duration::from_secs(90);
 /// How often conditions are asked.
 pub const OFTEN: Duration = Duration::from_millis(100);
-
-/// Which secrets a service's container may hold in its environment.
-fn may_hold(service: &str) -> &'static [&'static str] {
-    const API: &[&str] = &[
-        "secret_key",
-        "init_password",
-        "database_password",
-        "vector_password",
-        "redis_password",
-        "plugin_daemon_key",
-        "inner_api_key",
-        "code_execution_key",
-        "agent_api_token",
-    ];
-    match service {
-        "api" | "api_websocket" | "worker" | "worker_beat" | "migration" | "job" => API,
-        "plugin_daemon" => {
-            &["database_password", "redis_password", "plugin_daemon_key", "inner_api_key"]
-        }
-        "sandbox" => &["code_execution_key"],
-        "agent_backend" => &[
-            "redis_password",
-            "plugin_daemon_key",
-            "inner_api_key",
-            "agent_server_key",
-            "agent_api_token",
-            "shellctl_token",
-        ],
-        "local_sandbox" => &["shellctl_token"],
-        // web, the proxies, and whatever comes.
-        _ => &[],
-    }
-}
 
 /// A node. Its programs die with it; its containers are the fleet's to remove.
 #[derive(Debug)]
@@ -314,48 +282,6 @@ impl Node {
         }
     }
 
-    /// Secrets in places they have no business in: containers that do not need
-    /// them, and the answers anybody may read.
-    pub async fn misplaced_secrets(&self, planted: &Planted) -> Outcome<Vec<String>> {
-        let mut wrong = Vec::new();
-        for container in self.holdings().await?.containers {
-            let told = self.engine.inspect(&container.id).await?;
-            let text = format!("{told:?}");
-            let allowed = may_hold(&container.service);
-            for name in planted.found_in(&text).into_iter().filter(|name| !allowed.contains(name)) {
-                wrong.push(format!("{} holds the secret {name}", container.name));
-            }
-            let config = told.config.unwrap_or_default();
-            let labels = format!("{:?} {:?} {:?}", config.labels, config.cmd, config.entrypoint);
-            for name in planted.found_in(&labels) {
-                wrong.push(format!(
-                    "{} shows the secret {name} in a label or its command",
-                    container.name
-                ));
-            }
-        }
-        for (place, answer) in
-            [("/health", self.health().await), ("/health/live", self.live().await)]
-        {
-            for name in answer.iter().flat_map(|(_, body)| planted.found_in(&body.to_string())) {
-                wrong.push(format!("{place} of {} shows the secret {name}", self.id));
-            }
-        }
-        for path in ["/status", "/metrics"] {
-            let url = format!("http://{}{path}", self.ops);
-            let Ok(answer) = self.client.get(url).send().await else { continue };
-            let text = answer.text().await.unwrap_or_default();
-            wrong.extend(
-                planted
-                    .found_in(&text)
-                    .iter()
-                    .map(|name| format!("{path} of {} shows the secret {name}", self.id)),
-            );
-        }
-        wrong.extend(self.secrets_on_disk(planted)?);
-        Ok(wrong)
-    }
-
     /// Stops both programs as systemd would at shutdown, the agent first.
     pub async fn end(mut self) -> Outcome {
         if self.agent.is_some() {
@@ -380,27 +306,6 @@ impl Node {
             .is_ok_and(|task| task.is_some())
         {}
         Ok(())
-    }
-
-    fn secrets_on_disk(&self, planted: &Planted) -> Outcome<Vec<String>> {
-        let mut wrong = Vec::new();
-        let mut folders = vec![self.folder.clone()];
-        while let Some(folder) = folders.pop() {
-            let entries =
-                std::fs::read_dir(&folder).doing(|| format!("list {}", folder.display()))?;
-            for entry in entries.flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if let Ok(bytes) = std::fs::read(&path) {
-                    let found = planted.found_in(&String::from_utf8_lossy(&bytes)).join(", ");
-                    if !found.is_empty() {
-                        wrong.push(format!("{} holds the secret {found}", path.display()));
-                    }
-                }
-            }
-        }
-        Ok(wrong)
     }
 
     fn spawn(&mut self, name: &str, mut command: Command) -> Outcome<Child> {

@@ -2,14 +2,15 @@
 //! `bed clean`: clears away what crashed runs left.
 
 use std::ffi::OsString;
-use std::process::{ExitCode, Stdio};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tests::bed::{self, Bed};
+use tests::child::Launch;
 use tests::docker::Engine;
 use tests::{Broken, Doing as _, Outcome, child};
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
@@ -69,11 +70,12 @@ async fn run(command: Vec<OsString>) -> Outcome<ExitCode> {
         began.elapsed().as_secs_f64()
     ));
     let (program, arguments) = command.split_first().ok_or_else(|| Broken::new("no command"))?;
-    let started = Command::new(program)
+    // It goes with us, however we go.
+    let launch = Launch { program: Path::new(program), user: None, at_our_death: "TERM" };
+    let started = launch
+        .command()
         .args(arguments)
         .env(bed::VARIABLE, bed.file())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
         .spawn()
         .doing(|| format!("start {}", program.display()));
     let ended = match started {
