@@ -104,11 +104,7 @@ pub fn explain(stack: &Stack) -> Explained {
             .firewall
             .iter()
             .map(|rule| match rule {
-                FirewallRule::CloseHost {
-                    bridge,
-                    subnet,
-                    prefix,
-                } => {
+                FirewallRule::CloseHost { bridge, subnet, prefix } => {
                     format!("from {bridge} ({subnet}/{prefix}) to this machine: only answers")
                 }
             })

@@ -101,9 +101,7 @@ fn is_network(text: &str) -> bool {
 
 fn is_domain(text: &str) -> bool {
     !text.trim_matches('.').is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
 }
 
 impl Files<'_> {

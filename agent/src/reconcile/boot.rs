@@ -24,7 +24,7 @@ use crate::engine::firewall::{self as filter, Firewall, Rule};
 use crate::engine::observed::Subnet;
 use crate::engine::progress::{self, Show};
 use crate::engine::pull::pull_all;
-use crate::engine::spec::{BRIDGE_NAME, FirewallRule, NetworkSpec};
+use crate::engine::spec::FirewallRule;
 use crate::engine::{Engine, EngineError};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -203,14 +203,12 @@ async fn arrange(
 
 /// The stack's rules in the packet filter's terms.
 fn rules(stack: &Stack) -> Vec<Rule> {
-    let rule = |FirewallRule::CloseHost { bridge }: &FirewallRule| {
-        let of = |network: &&NetworkSpec| network.options.get(BRIDGE_NAME) == Some(bridge);
-        let network = stack.networks.iter().find(of)?;
-        let from = Some(Subnet { base: network.subnet, prefix: network.prefix });
+    let rule = |FirewallRule::CloseHost { subnet, prefix, .. }: &FirewallRule| {
+        let from = Some(Subnet { base: *subnet, prefix: *prefix });
         let (to, port) = (None, None);
-        Some(Rule { path: filter::Path::ToHost, from, to, port, verdict: filter::Verdict::Drop })
+        Rule { path: filter::Path::ToHost, from, to, port, verdict: filter::Verdict::Drop }
     };
-    stack.firewall.iter().filter_map(rule).collect()
+    stack.firewall.iter().map(rule).collect()
 }
 
 async fn pass(ctx: &Context, gate: &super::node::NodeGate) -> Result<(), Failure> {

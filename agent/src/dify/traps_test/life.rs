@@ -176,16 +176,8 @@ fn a_locked_release_runs_by_digest_through_the_mirror() {
     settings.images.mirror = Some("mirror.example/hub/".into());
     let stack = wire(&settings, &secrets(), &manifest, Some(&lock), MACHINE).expect("wires");
     for container in all(&stack) {
-        assert!(
-            container.image.starts_with("mirror.example/hub/"),
-            "{}",
-            container.image
-        );
-        assert!(
-            container.image.ends_with(&format!("@{digest}")),
-            "{}",
-            container.image
-        );
+        assert!(container.image.starts_with("mirror.example/hub/"), "{}", container.image);
+        assert!(container.image.ends_with(&format!("@{digest}")), "{}", container.image);
     }
     assert!(stack.findings.iter().all(|f| f.code != "unlocked-release"));
 
@@ -193,9 +185,7 @@ fn a_locked_release_runs_by_digest_through_the_mirror() {
     let error =
         wire(&settings, &secrets(), &manifest, Some(&lock), MACHINE).expect_err("is refused");
     assert!(
-        error
-            .to_string()
-            .contains("images.lock.langgenius/dify-web:1.14.2: is not in the lock"),
+        error.to_string().contains("images.lock.langgenius/dify-web:1.14.2: is not in the lock"),
         "{error}"
     );
     assert_eq!(error.exit(), Exit::Manifest);
@@ -203,35 +193,19 @@ fn a_locked_release_runs_by_digest_through_the_mirror() {
 
 #[test]
 fn a_release_with_published_holes_is_a_finding() {
-    for (name, known) in [
-        ("1.14.1", true),
-        ("1.9.3", true),
-        ("1.14.2", false),
-        ("1.15.0", false),
-    ] {
+    for (name, known) in [("1.14.1", true), ("1.9.3", true), ("1.14.2", false), ("1.15.0", false)] {
         let mut manifest = release("1.14.2");
         manifest.release = name.parse().expect("an id");
         let stack = wire(&plain(), &secrets(), &manifest, None, MACHINE).expect("wires");
-        let found = stack
-            .findings
-            .iter()
-            .any(|f| f.code == "known-vulnerabilities");
+        let found = stack.findings.iter().any(|f| f.code == "known-vulnerabilities");
         assert_eq!(found, known, "{name}");
     }
 }
 
 #[test]
 fn a_machine_too_small_for_the_services_is_a_finding() {
-    let small = Machine {
-        cores: 2,
-        memory: 2 << 30,
-    };
+    let small = Machine { cores: 2, memory: 2 << 30 };
     let stack = wire(&plain(), &secrets(), &release("1.14.2"), None, small).expect("wires");
     assert!(stack.findings.iter().any(|f| f.code == "small-machine"));
-    assert!(
-        self::stack(&plain(), "1.14.2")
-            .findings
-            .iter()
-            .all(|f| f.code != "small-machine")
-    );
+    assert!(self::stack(&plain(), "1.14.2").findings.iter().all(|f| f.code != "small-machine"));
 }

@@ -189,11 +189,8 @@ fn private_places_are_opened_one_by_one_and_never_this_node_or_the_metadata_serv
     };
     let stack = with("SSRF_PROXY_ALLOW_PRIVATE_IPS", "10.9.0.0/16, 192.168.1.7").expect("is open");
     let conf = &service(&stack, "ssrf_proxy").files[0].content;
-    let place = |line: &str| {
-        conf.lines()
-            .position(|l| l == line)
-            .unwrap_or_else(|| panic!("{line}"))
-    };
+    let place =
+        |line: &str| conf.lines().position(|l| l == line).unwrap_or_else(|| panic!("{line}"));
     let opened = place("http_access allow clients web_ports allowed_addresses");
     assert!(conf.contains("acl allowed_addresses dst 10.9.0.0/16 192.168.1.7"));
     assert!(
@@ -207,9 +204,6 @@ fn private_places_are_opened_one_by_one_and_never_this_node_or_the_metadata_serv
         ("SSRF_PROXY_ALLOW_PRIVATE_DOMAINS", "a\"b"),
     ] {
         let error = with(key, bad).expect_err("is refused").to_string();
-        assert!(
-            error.contains(&format!("environment.ssrf_proxy.{key}: ")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("environment.ssrf_proxy.{key}: ")), "{error}");
     }
 }
