@@ -4,6 +4,7 @@
 //! each ends the program as it ends Squid (tried with 5.7). What decides nothing
 //! about who reaches what (caches, logs, timers) is accepted and has no effect.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::acl::{Access, Acls, Asked};
@@ -57,7 +58,12 @@ pub(super) struct Peer {
     /// `originserver`: asked as a web server, not as a proxy.
     pub(super) origin: bool,
     access: Access,
+    /// Failures left until Squid calls it dead; as in Squid it starts dead.
+    lives: AtomicU32,
 }
+
+/// Squid's `connect-fail-limit`.
+const LIVES: u32 = 10;
 
 /// Where a request may go, in the order of trying.
 #[derive(Debug)]
@@ -256,6 +262,20 @@ impl Port {
 }
 
 impl Peer {
+    pub(super) fn is_dead(&self) -> bool {
+        self.lives.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes how a connection to it went.
+    pub(super) fn connected(&self, well: bool) {
+        let lives = if well {
+            LIVES
+        } else {
+            self.lives.load(Ordering::Relaxed).saturating_sub(1)
+        };
+        self.lives.store(lives, Ordering::Relaxed);
+    }
+
     fn parse(host: &str, kind: &str, port: &str, options: &[&str]) -> Result<Self, Failure> {
         let mut peer = Self {
             host: host.to_owned(),
@@ -264,6 +284,7 @@ impl Peer {
             parent: kind == "parent",
             origin: false,
             access: Access::default(),
+            lives: AtomicU32::new(0),
         };
         for option in options {
             match option.split_once('=').unwrap_or((option, "")) {

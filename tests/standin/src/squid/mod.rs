@@ -38,6 +38,7 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
         paid = startup::pay(&image.baked, startup::SQUID) => paid?,
         () = stop.cancelled() => return Ok(()),
     }
+    revive(&configuration);
     let open = TaskTracker::new();
     for index in 0..configuration.ports.len() {
         let port = &configuration.ports[index];
@@ -55,6 +56,45 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
     // Requests under way, tunnels too, get this long.
     let _cut = tokio::time::timeout(configuration.shutdown_lifetime, open.wait()).await;
     Ok(())
+}
+
+/// Tries every dead peer beside the caller. Squid does it at its start and at each request, which
+/// it does not let wait: whoever comes first to a peer that started after Squid gets 502.
+fn revive(configuration: &Arc<Configuration>) {
+    for (index, _) in configuration
+        .peers
+        .iter()
+        .enumerate()
+        .filter(|(_, peer)| peer.is_dead())
+    {
+        let configuration = Arc::clone(configuration);
+        tasks::spawn(async move {
+            let _probe = connect_peer(&configuration, &configuration.peers[index]).await;
+        });
+    }
+}
+
+async fn connect(configuration: &Configuration, addresses: &[SocketAddr]) -> Option<TcpStream> {
+    let connecting = TcpStream::connect(addresses);
+    tokio::time::timeout(configuration.connect_timeout, connecting)
+        .await
+        .ok()?
+        .ok()
+}
+
+async fn connect_peer(configuration: &Configuration, peer: &Peer) -> Option<TcpStream> {
+    let found = tokio::net::lookup_host((peer.host.as_str(), peer.port))
+        .await
+        .map(Iterator::collect::<Vec<_>>);
+    let upstream = connect(configuration, &found.unwrap_or_default()).await;
+    if upstream.is_none() {
+        log::line(&format!(
+            "TCP connection to {}/{} failed",
+            peer.host, peer.port
+        ));
+    }
+    peer.connected(upstream.is_some());
+    upstream
 }
 
 /// Files behind an `include`; `*` only in the last part of the path.
@@ -134,7 +174,7 @@ async fn accept(
 
 /// One client at one `http_port`.
 struct Door<'a> {
-    configuration: &'a Configuration,
+    configuration: &'a Arc<Configuration>,
     port: &'a Port,
     local: SocketAddr,
     client: IpAddr,
@@ -170,12 +210,14 @@ impl Door<'_> {
         };
         let rules = self.configuration;
         let allowed = rules.http_access.allows(&rules.acls, asked, false);
-        let ways = rules.ways(self.port, asked);
+        let mut ways = rules.ways(self.port, asked);
+        ways.peers.retain(|peer| !peer.is_dead());
+        revive(rules);
         let (verdict, way) = match (allowed, ways.peers.is_empty(), ways.direct) {
             (false, ..) => ("TCP_DENIED/403", "HIER_NONE"),
             (true, false, _) => ("TCP_MISS", "FIRSTUP_PARENT"),
             (true, true, true) => ("TCP_MISS", "HIER_DIRECT"),
-            (true, true, false) => ("TCP_MISS/500", "HIER_NONE"),
+            (true, true, false) => ("TCP_MISS/502", "HIER_NONE"),
         };
         let (now, client) = (log::unix_now(), self.client);
         log::line(&format!("{now:.3} {client} {verdict} {method} {host}:{port} {way}"));
@@ -183,13 +225,13 @@ impl Door<'_> {
             return refused(403, "ERR_ACCESS_DENIED 0");
         }
         for peer in &ways.peers {
-            if let Some(upstream) = self.connect_peer(peer).await {
+            if let Some(upstream) = connect_peer(rules, peer).await {
                 return self.pass(request, &uri, upstream, peer.origin).await;
             }
         }
         if !ways.direct {
             return if ways.peers.is_empty() {
-                refused(500, "ERR_CANNOT_FORWARD 0")
+                refused(502, "ERR_READ_ERROR 0")
             } else {
                 refused(503, "ERR_CONNECT_FAIL 111")
             };
@@ -198,7 +240,7 @@ impl Door<'_> {
             return refused(503, "ERR_DNS_FAIL 0");
         }
         // To the addresses that were judged, not to a second look-up.
-        match self.connect(&resolved).await {
+        match connect(rules, &resolved).await {
             Some(upstream) => self.pass(request, &uri, upstream, true).await,
             None => refused(503, "ERR_CONNECT_FAIL 111"),
         }
@@ -223,20 +265,6 @@ impl Door<'_> {
         };
         let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         format!("http://{host}{path}").parse().map_err(|_| (400, "ERR_INVALID_URL 0"))
-    }
-
-    async fn connect(&self, addresses: &[SocketAddr]) -> Option<TcpStream> {
-        let connecting = TcpStream::connect(addresses);
-        tokio::time::timeout(self.configuration.connect_timeout, connecting).await.ok()?.ok()
-    }
-
-    async fn connect_peer(&self, peer: &Peer) -> Option<TcpStream> {
-        let found = tokio::net::lookup_host((peer.host.as_str(), peer.port)).await.ok()?;
-        let upstream = self.connect(&found.collect::<Vec<_>>()).await;
-        if upstream.is_none() {
-            log::line(&format!("TCP connection to {}/{} failed", peer.host, peer.port));
-        }
-        upstream
     }
 
     async fn pass(

@@ -172,3 +172,15 @@ fn what_squid_refuses_is_refused() {
         assert!(read(&format!("http_port 3128\n{fine}")).is_ok(), "{fine}");
     }
 }
+
+#[test]
+fn a_peer_is_dead_until_reached_and_after_ten_failures() {
+    let rules = read(SHIPPED).unwrap();
+    let peer = &rules.peers[0];
+    assert!(peer.is_dead());
+    peer.connected(true);
+    (0..9).for_each(|_| peer.connected(false));
+    assert!(!peer.is_dead());
+    peer.connected(false);
+    assert!(peer.is_dead());
+}
