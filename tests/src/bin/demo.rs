@@ -64,7 +64,12 @@ async fn main() -> ExitCode {
     let code = match shown {
         Ok(Shown::All) => {
             let done = screen.paint(Tone::Good, "Done");
-            screen.line(format!("\n{done} in {}.", seconds(began.elapsed()).trim()));
+            let time = if cli.hold {
+                String::new()
+            } else {
+                format!(" in {}", seconds(began.elapsed()).trim())
+            };
+            screen.line(format!("\n{done}{time}."));
             return ExitCode::SUCCESS;
         }
         Ok(Shown::Interrupted) => INTERRUPTED,
@@ -137,8 +142,9 @@ async fn demo(screen: &Screen, cli: &Cli, bed: &Endpoints) -> Result<Shown, Refu
         screen.heading("Up", "until Enter (or Ctrl-C)");
         enter().await;
     }
-    Box::pin(clean_up(screen, vm, cli.real)).await?;
-    shown.map(|()| Shown::All).map_err(Refusal::from)
+    let cleaned = Box::pin(clean_up(screen, vm, cli.real)).await;
+    shown.and(cleaned)?;
+    Ok(Shown::All)
 }
 
 async fn set_up(screen: &Screen, release: &'static str, real: Option<&Real>) -> Outcome<Vm> {
@@ -163,7 +169,7 @@ async fn set_up(screen: &Screen, release: &'static str, real: Option<&Real>) -> 
         (
             "Redis",
             format!("{host}:{}", links.redis.port()),
-            "AUTH, TLS, without Memorystore's forbidden commands",
+            "AUTH, TLS, no command that Memorystore refuses",
         ),
     ];
     for (label, address, what) in rows {
@@ -197,7 +203,9 @@ async fn look(screen: &Screen, vm: &Vm, real: bool) -> Outcome {
     screen.heading("Check", "everything this VM depends on, probed now");
     show::check(screen, vm).await?;
     screen.heading("Containers", "and what an operator should know");
+    let ready = show::all_ready(screen, vm).await;
     show::verb(screen, vm, "status").await?;
+    ready?;
     screen.heading("Dify", "its first page through the front door");
     show::install_page(screen, vm).await
 }

@@ -13,7 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 const LABEL: usize = 12;
 /// Where there is no terminal to ask for its width.
 const WIDTH: usize = 120;
-/// No gap between columns is as wide but the one behind a column that is too wide.
+/// No gap between columns is as wide but those of a table with a column that is too wide.
 const WIDE_GAP: &str = "                    ";
 /// How often the moving line turns.
 const TURN: Duration = Duration::from_millis(120);
@@ -147,19 +147,19 @@ fn terminal_width() -> Option<usize> {
     told.split_whitespace().nth(1)?.parse().ok().filter(|width| *width > 0)
 }
 
-/// A line of a table cut to `width`: the widest gap between columns goes
-/// first, then the third column goes on below itself.
+/// A line of a table cut to `width`: the gap before its last column goes first,
+/// then a column goes on below itself.
 fn fold(line: &str, width: usize) -> Vec<String> {
-    let line = match line.find(WIDE_GAP) {
-        Some(at) if line.chars().count() > width && !line[..at].trim().is_empty() => {
-            format!("{}   {}", &line[..at], line[at..].trim_start())
+    let line = match line.rfind(WIDE_GAP).map(|at| line.split_at(at)) {
+        Some((before, after)) if line.chars().count() > width && !before.trim().is_empty() => {
+            format!("{}   {}", before.trim_end(), after.trim_start())
         }
         _ => line.to_owned(),
     };
     if line.chars().count() <= width {
         return vec![line];
     }
-    let (columns, rest) = line.split_at(third_column(&line));
+    let (columns, rest) = line.split_at(last_column(&line, width));
     let margin = " ".repeat(columns.chars().count());
     let mut lines = vec![columns.to_owned()];
     for (index, word) in rest.split_whitespace().enumerate() {
@@ -176,18 +176,17 @@ fn fold(line: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Where the third column of a table begins, or else the first word.
-fn third_column(line: &str) -> usize {
-    let mut columns = Vec::new();
-    let mut gap = 2;
-    for (at, letter) in line.char_indices() {
-        if letter != ' ' && gap >= 2 {
-            columns.push(at);
+/// Where the last column begins that leaves a third of the width to its text.
+fn last_column(line: &str, width: usize) -> usize {
+    let mut last = line.len() - line.trim_start().len();
+    let mut gap = 0;
+    for (column, (at, letter)) in line.char_indices().enumerate() {
+        if letter != ' ' && gap >= 2 && column <= width * 2 / 3 {
+            last = at;
         }
         gap = if letter == ' ' { gap + 1 } else { 0 };
     }
-    let first = line.len() - line.trim_start().len();
-    columns.get(2).copied().filter(|at| *at < line.len() / 2).unwrap_or(first)
+    last
 }
 
 #[cfg(test)]
@@ -198,15 +197,23 @@ mod tests {
     fn a_wide_table_row_goes_on_under_its_column() {
         let row = " ok  database connections  one two three four five        WHAT TO DO";
         assert_eq!(
-            fold(row, 40),
+            fold(row, 45),
             [
                 " ok  database connections  one two three",
                 "                           four five",
                 "                           WHAT TO DO",
             ]
         );
-        let head = format!("     WHAT    FOUND{}WHAT TO DO", " ".repeat(90));
-        assert_eq!(fold(&head, 40), ["     WHAT    FOUND   WHAT TO DO"]);
+        let head = format!("  WHAT{:26}FOUND{:90}WHAT TO DO", "", "");
+        assert_eq!(fold(&head, 60), [format!("  WHAT{:26}FOUND   WHAT TO DO", "")]);
+        let status = "beat  exited  no  1  dify-api@e7  exit code 1 at noon";
+        assert_eq!(
+            fold(status, 50),
+            [
+                "beat  exited  no  1  dify-api@e7  exit code 1 at",
+                "                                  noon"
+            ]
+        );
         assert_eq!(fold("short", 40), ["short"]);
         assert_eq!(fold("one two three four", 9), ["one two", "three", "four"]);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ::tests::node::OFTEN;
+use ::tests::wait::wait_for;
 use ::tests::{Broken, Doing as _, Outcome};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -10,6 +12,10 @@ use tokio::time::Instant;
 use super::screen::{Screen, Tone, seconds};
 use super::vm::Vm;
 
+/// Beat counts as ready 10 s after it started, and starts last.
+const ALL_READY: Duration = Duration::from_mins(1);
+/// Starts of one container after which no more is hoped for.
+const MANY: u32 = 3;
 /// A chat of six words takes two seconds.
 const CHAT: Duration = Duration::from_secs(30);
 
@@ -38,6 +44,31 @@ pub(crate) async fn check(screen: &Screen, vm: &Vm) -> Outcome {
         return Ok(());
     }
     Err(failed)
+}
+
+/// Waits for what serving does not wait for, beat above all; an error names
+/// what does not come up.
+pub(crate) async fn all_ready(screen: &Screen, vm: &Vm) -> Outcome {
+    let moving = screen.moving("the rest of the containers");
+    let settled = wait_for("every container to be ready", OFTEN, ALL_READY, async || {
+        let status = vm.node.status().await?;
+        let away: Vec<_> = status.containers.iter().filter(|one| !one.ready).collect();
+        let named = away.iter().map(|one| {
+            let detail = one.detail.as_deref().unwrap_or(&one.state);
+            format!("{} ({detail})", one.service)
+        });
+        let named = named.collect::<Vec<_>>().join(", ");
+        moving.set(format!("not ready yet: {named}"));
+        match away.first() {
+            None => Ok(None),
+            Some(_) if away.iter().all(|one| one.restarts >= MANY) => Ok(Some(named)),
+            Some(_) => Err(named),
+        }
+    });
+    match settled.await? {
+        None => Ok(()),
+        Some(named) => Err(Broken::new(format!("started {MANY} times again in vain: {named}"))),
+    }
 }
 
 /// Both questions of the load balancer, and their answers.
