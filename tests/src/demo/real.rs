@@ -13,7 +13,7 @@ use super::vm::Real;
 
 /// The release whose manifest was held against the images themselves.
 pub(crate) const RELEASE: &str = "1.14.2";
-/// Five small documents; a registry that is away is told sooner.
+/// A few small documents; a registry that is away is told sooner.
 const LOCK: Duration = Duration::from_mins(2);
 /// Where nothing listens: this machine is no VM of Google's, and what it may be
 /// told there is not asked for.
@@ -68,25 +68,24 @@ pub(crate) async fn lock(
 }
 
 fn explain(screen: &Screen, mirror: Option<&str>, complaint: &str) {
-    let registry = mirror.unwrap_or("docker.io");
     screen.line(screen.paint(Tone::Bad, "  Dify's own images cannot be had from here."));
-    screen.line("");
-    screen.row(
-        "tried",
-        format!("the five images of Dify {RELEASE} at {registry}, without credentials"),
-    );
-    for (index, line) in complaint.lines().enumerate() {
-        screen.row(if index == 0 { "found" } else { "" }, line);
-    }
-    let advice = [
-        format!("run it where {registry} can be reached (HTTPS_PROXY is honoured here,"),
-        "the Docker engine has a proxy setting of its own), or name a mirror:".to_owned(),
-        "make demo DIFY=real DIFY_MIRROR=registry.example.com/docker.io".to_owned(),
-        "with repositories langgenius/* and ubuntu/squid under that prefix;".to_owned(),
-        "make demo without DIFY=real needs no registry but its own".to_owned(),
+    let registry = mirror.unwrap_or("docker.io");
+    let elsewhere = match mirror {
+        None => "name a mirror: make demo DIFY=real DIFY_MIRROR=registry.example.com/docker.io,",
+        Some(_) => "name another mirror, or none for docker.io,",
+    };
+    let rows = [
+        ("tried", format!("the images of Dify {RELEASE} at {registry}, without credentials")),
+        ("found", complaint.to_owned()),
+        (
+            "to do",
+            format!(
+                "run it where {registry} can be reached (HTTPS_PROXY is honoured; the Docker engine has a proxy setting of its own), or {elsewhere} with langgenius/* and ubuntu/squid under that prefix; `make demo` alone needs no registry but its own"
+            ),
+        ),
     ];
-    for (index, line) in advice.iter().enumerate() {
-        screen.row(if index == 0 { "to do" } else { "" }, line);
+    for (label, text) in rows {
+        screen.prose(label, &text);
     }
 }
 

@@ -80,6 +80,11 @@ impl Screen {
         self.line(format!("  {label:LABEL$}  {text}"));
     }
 
+    /// As [`row`](Self::row), for text of any length.
+    pub(crate) fn prose(&self, label: &str, text: &str) {
+        self.printed(&format!("{label:LABEL$}  {}", text.replace('\n', " ")));
+    }
+
     /// A command as a person would type it.
     pub(crate) fn command(&self, text: &str) {
         self.line(format!("  {} {text}", self.paint(Tone::Quiet, "$")));
@@ -199,16 +204,15 @@ mod tests {
         assert_eq!(
             fold(row, 45),
             [
-                " ok  database connections  one two three",
-                "                           four five",
-                "                           WHAT TO DO",
+                " ok  database connections  one two three four",
+                "                           five WHAT TO DO",
             ]
         );
         let head = format!("  WHAT{:26}FOUND{:90}WHAT TO DO", "", "");
         assert_eq!(fold(&head, 60), [format!("  WHAT{:26}FOUND   WHAT TO DO", "")]);
         let status = "beat  exited  no  1  dify-api@e7  exit code 1 at noon";
         assert_eq!(
-            fold(status, 50),
+            fold(status, 52),
             [
                 "beat  exited  no  1  dify-api@e7  exit code 1 at",
                 "                                  noon"
