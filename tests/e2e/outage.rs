@@ -27,6 +27,7 @@ async fn a_service_that_is_cut_off_is_missing_and_comes_back() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
+    node.settled(BOOT).await?;
     let before = node.holdings().await?;
     for (kind, link) in [
         ("database", &fleet.links.main),
@@ -43,7 +44,7 @@ async fn a_service_that_is_cut_off_is_missing_and_comes_back() -> Outcome {
     node.missing("bucket", NOTICED).await?;
     alive_all_along(&node).await?;
     fleet.sim.reopen().await.expect("the port is still ours");
-    node.serving(BOOT).await?;
+    node.settled(BOOT).await?;
     assert_eq!(node.holdings().await?, before, "something was recreated");
     fleet.close(vec![node], &["database", "redis", "vector", "bucket", "token", "secret"]).await
 }
@@ -53,12 +54,13 @@ async fn a_database_that_hangs_is_missing_too() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
+    node.settled(BOOT).await?;
     let before = node.holdings().await?;
     fleet.links.main.set(Weather::BlackHole).await;
     node.missing("database", NOTICED).await?;
     alive_all_along(&node).await?;
     fleet.links.main.set(Weather::Clear).await;
-    node.serving(BOOT).await?;
+    node.settled(BOOT).await?;
     assert_eq!(node.holdings().await?, before, "something was recreated");
     fleet.close(vec![node], &["database"]).await
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use dify_common::wire::status::AgentStatus;
+use dify_common::wire::status::{AgentStatus, Phase};
 use reqwest::Response;
 use serde_json::Value;
 use sim::{Instance, InstanceHandle};
@@ -50,6 +50,8 @@ pub struct Node {
     folder: PathBuf,
     listener: TcpListener,
     agent: Option<Child>,
+    /// A test took the agent away: its edges may say so.
+    pub(crate) bereft: bool,
     edges: BTreeMap<String, Child>,
     client: reqwest::Client,
     engine: Engine,
@@ -100,6 +102,7 @@ impl Node {
             listener,
             client,
             agent: None,
+            bereft: false,
             edges: BTreeMap::new(),
             engine: fleet.engine.clone(),
             logs: fleet.logs.clone(),
@@ -156,6 +159,7 @@ impl Node {
     /// Ends the agent with `signal` (`KILL`: as a crash does) and waits for it.
     pub async fn signal_agent(&mut self, signal: &str) -> Outcome<ExitStatus> {
         let agent = self.agent.take().ok_or_else(|| Broken::new("the agent does not run"))?;
+        self.bereft = true;
         finish(agent, signal, "the agent").await
     }
 
@@ -240,6 +244,18 @@ impl Node {
         .await
     }
 
+    /// Waits until it serves and nothing is on its way any more: the worker and
+    /// the beat start after what serving needs.
+    pub async fn settled(&self, at_most: Duration) -> Outcome {
+        self.status_where("every container to be ready", at_most, |status| {
+            status.phase == Phase::Serving
+                && !status.containers.is_empty()
+                && status.containers.iter().all(|container| container.ready)
+        })
+        .await?;
+        self.serving(at_most).await
+    }
+
     /// Waits for `/health` 503 with `kind` among what is missing.
     pub async fn missing(&self, kind: &str, at_most: Duration) -> Outcome {
         wait_for(&format!("{} to miss {kind}", self.id), OFTEN, at_most, async || {
@@ -282,24 +298,22 @@ impl Node {
         }
     }
 
-    /// Stops both programs as systemd would at shutdown, the agent first.
+    /// Stops all its programs at once, as systemd does at shutdown.
     pub async fn end(mut self) -> Outcome {
-        if self.agent.is_some() {
-            let status = self.signal_agent("TERM").await?;
-            if !status.success() {
-                return Err(Broken::new(format!("the agent of {} ended with {status}", self.id)));
+        let edges = std::mem::take(&mut self.edges).into_iter();
+        let programs = edges.map(|(instance, process)| (format!("edge {instance}"), process));
+        let agent = self.agent.take().map(|process| ("agent".to_owned(), process));
+        let id = &self.id;
+        let ending = programs.chain(agent).map(async |(name, process)| {
+            let what = format!("the {name} of {id}");
+            let status = finish(process, "TERM", &what).await?;
+            if status.success() {
+                Ok(())
+            } else {
+                Err(Broken::new(format!("{what} ended with {status}")))
             }
-        }
-        let instances: Vec<String> = self.edges.keys().cloned().collect();
-        for instance in instances {
-            let status = self.signal_edge(&instance, "TERM").await?;
-            if !status.success() {
-                return Err(Broken::new(format!(
-                    "edge {instance} of {} ended with {status}",
-                    self.id
-                )));
-            }
-        }
+        });
+        futures_util::future::try_join_all(ending).await?;
         // The last lines of both.
         while timeout(Duration::from_secs(5), self.tasks.join_next())
             .await
@@ -341,10 +355,14 @@ impl Node {
 
 fn summary(status: &AgentStatus) -> String {
     let AgentStatus { phase, missing, waiting_on, failure, .. } = status;
+    let late = status.containers.iter().filter(|container| !container.ready);
+    let late: Vec<&str> = late.map(|container| container.service.as_str()).collect();
     let failure = failure.as_ref().map_or(String::new(), |failure| {
         format!(", failed: {}: {}", failure.kind, failure.message)
     });
-    format!("phase {phase}, missing {missing:?}, waiting on {waiting_on:?}{failure}")
+    format!(
+        "phase {phase}, missing {missing:?}, not ready {late:?}, waiting on {waiting_on:?}{failure}"
+    )
 }
 
 async fn finish(mut process: Child, signal: &str, what: &str) -> Outcome<ExitStatus> {

@@ -78,6 +78,7 @@ fn environment(command: &mut Command, told: &Told) {
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("GCE_METADATA_HOST", &told.metadata_host)
+        .env("RUNTIME_DIRECTORY", &told.run)
         .env("NOTIFY_SOCKET", &told.notify)
         .env("WATCHDOG_USEC", told.watchdog_usec.to_string());
 }
