@@ -8,13 +8,13 @@ use dify_common::chain::Chain;
 use dify_common::shutdown;
 use dify_common::tasks::Tasks;
 use dify_common::telemetry;
-use dify_common::wire::status::Finding;
+use dify_common::wire::status::{Finding, Phase};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, info_span, warn};
 
 use crate::board::Board;
-use crate::cli::{EDGE_SOCKET, OPS_SOCKET, Told, refused, watcher};
+use crate::cli::{EDGE_SOCKET, OPS_SOCKET, Told, refused, stranded_run, watcher};
 use crate::config::{LoadError, Settings, Watcher};
 use crate::engine::Engine;
 use crate::exit::Exit;
@@ -38,17 +38,15 @@ pub async fn run(told: &Told) -> Result<Exit, Failure> {
     let settings = match watcher.load().await {
         Ok(settings) => settings,
         Err(error) if told.config.is_some() => return Err(refused(&error)),
-        Err(error) => stranded(&mut watcher, error).await,
+        Err(error) => Box::pin(stranded(&mut watcher, error)).await?,
     };
     telemetry::init(settings.logs.mode, &settings.logs.filter);
-    let start_failed =
-        |error: &(dyn std::error::Error + 'static)| Failure::passing(Exit::Failed, error);
     let adopting = adopting(&settings).await;
     let board = Board::new(settings.node.clone(), adopting);
     let (tasks, intent) = (Tasks::default(), Intent::default());
     let run = &settings.paths.run;
     let link = EdgeLink::bind(&run.join(EDGE_SOCKET)).map_err(|error| start_failed(&error))?;
-    let ops = Ops::bind(&run.join(OPS_SOCKET), settings.paths.ops).await;
+    let ops = Ops::bind(&run.join(OPS_SOCKET), Some(settings.paths.ops)).await;
     let ops = ops.map_err(|error| start_failed(&error))?;
     make_state(&settings.paths.state).map_err(|error| Failure {
         exit: Exit::Disk,
@@ -117,17 +115,44 @@ fn make_state(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
 
-/// A VM with a document that cannot be used waits for a better one: exiting
-/// would only make systemd ask again.
-async fn stranded(watcher: &mut Watcher, mut error: LoadError) -> Settings {
+/// A VM with a document that cannot be used says so and waits for a better one:
+/// exiting would only make systemd ask again, and an edge that hears nothing
+/// would have the VM recreated for a mistake in a document.
+async fn stranded(watcher: &mut Watcher, mut error: LoadError) -> Result<Settings, Failure> {
     telemetry::init(telemetry::LogMode::Auto, "info");
-    loop {
-        error!(error = %Chain(&error), "no usable configuration; waiting for another");
-        match watcher.changed().await {
-            Ok(settings) => return settings,
+    let node = watcher.machine().unwrap_or_else(|| "unnamed".parse().expect("a node id"));
+    let (run, tasks) = (stranded_run(), Tasks::default());
+    let board = Board::new(node, false);
+    let link = EdgeLink::bind(&run.join(EDGE_SOCKET)).map_err(|error| start_failed(&error))?;
+    let ops = Ops::bind(&run.join(OPS_SOCKET), None).await.map_err(|error| start_failed(&error))?;
+    tasks.spawn_essential("edge-link", info_span!("front"), link.run(board.clone(), tasks.clone()));
+    ops.spawn(board.clone(), Intent::default(), &tasks);
+    notify::spawn(board.clone(), &tasks);
+    let settings = loop {
+        let failure = refused(&error);
+        error!(error = failure.message, "no usable configuration; waiting for another");
+        board.enter(Phase::Failed);
+        board.amend(|view| {
+            view.missing = std::iter::once(failure.exit.kind().to_owned()).collect();
+            view.failure = Some(failure.to_wire());
+        });
+        let next = tokio::select! {
+            // cancel-safe: what was not handed out is found again.
+            next = watcher.changed() => next,
+            // cancel-safe: nothing runs that would have to be stopped.
+            _ = shutdown::requested() => return Err(failure),
+        };
+        match next {
+            Ok(settings) => break settings,
             Err(next) => error = next,
         }
-    }
+    };
+    tasks.stop(WIND_DOWN).await;
+    Ok(settings)
+}
+
+fn start_failed(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::passing(Exit::Failed, error)
 }
 
 /// Later documents: a valid one is taken up, another is a finding.

@@ -191,6 +191,7 @@ pub fn exit(lines: &[CheckLine]) -> Exit {
         match (line.group, line.name) {
             (Group::Machine, "disk") => return Exit::Disk,
             (Group::Secrets, _) => exit = Exit::Secret,
+            (Group::Registry, "image") => exit = Exit::Manifest,
             (_, "connections" | "budget") => exit = Exit::Configuration,
             _ => {}
         }

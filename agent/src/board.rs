@@ -112,6 +112,23 @@ impl View {
     }
 }
 
+/// What serving lacks by the phase alone; the later phases know better.
+fn lacking(phase: Phase) -> Option<&'static str> {
+    match phase {
+        Phase::Booting => Some("booting"),
+        Phase::Preflight => Some("preflight"),
+        Phase::Pulling => Some("images"),
+        Phase::Gating => Some("migration"),
+        Phase::Starting
+        | Phase::Serving
+        | Phase::Degraded
+        | Phase::Draining
+        | Phase::Stopped
+        | Phase::Failed
+        | Phase::Unknown => None,
+    }
+}
+
 /// Milliseconds as the wire has them.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -211,6 +228,9 @@ impl Board {
             view.phase = phase;
             view.since = now;
             view.waiting_on.clear();
+            if let Some(kind) = lacking(phase) {
+                view.missing = BTreeSet::from([kind.to_owned()]);
+            }
             true
         });
     }

@@ -8,7 +8,7 @@ pub mod status;
 pub mod table;
 mod told;
 
-pub(crate) use told::{EDGE_SOCKET, OPS_SOCKET, refused, watcher};
+pub(crate) use told::{EDGE_SOCKET, OPS_SOCKET, refused, stranded_run, watcher};
 
 use std::path::PathBuf;
 
@@ -35,8 +35,8 @@ pub struct Cli {
 /// Where settings come from, for every verb.
 #[derive(Debug, Clone, Args)]
 pub struct Told {
-    /// Configuration document; without it the VM's metadata attribute
-    /// `dify-config`, or /etc/dify-agent/config.yaml where there is no metadata.
+    /// Configuration document; without it /etc/dify-agent/config.yaml where that
+    /// exists, else the VM's metadata attribute `dify-config`.
     #[arg(long, global = true, value_name = "FILE", env = "DIFY_AGENT_CONFIG")]
     pub config: Option<PathBuf>,
     /// Release to use in place of the configured one.
@@ -163,10 +163,10 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         Verb::Check(output) => Box::pin(check::check(told, output)).await,
         Verb::Plan(output) => plan::plan(told, output).await,
         Verb::Status { output, watch } => {
-            status::status(&told::ops_socket(told).await?, output.json, watch).await
+            status::status(&told::ops_socket(told).await, output.json, watch).await
         }
-        Verb::Drain { wait } => status::drain(&told::ops_socket(told).await?, wait).await,
-        Verb::Undrain => status::undrain(&told::ops_socket(told).await?).await,
+        Verb::Drain { wait } => status::drain(&told::ops_socket(told).await, wait).await,
+        Verb::Undrain => status::undrain(&told::ops_socket(told).await).await,
         Verb::Logs { service, tail, follow } => {
             containers::logs(told, &service, tail, follow).await
         }

@@ -1,12 +1,12 @@
-//! Operator endpoints: on a unix socket of root's and on port 1081, which is
-//! bound to loopback until the fleet's identity check exists.
+//! Operator endpoints: on a unix socket of root's and, to be read only, on
+//! port 1081, which asks for no identity and so is loopback's by default.
 //!
-//! | request | answer |
-//! | --- | --- |
-//! | `GET /status` | the whole [`AgentStatus`](dify_common::wire::status::AgentStatus) |
-//! | `GET /metrics` | the same as Prometheus text |
-//! | `POST /drain` | 202: leaves service, containers keep running |
-//! | `POST /undrain` | 202: back into service |
+//! | request | answer | where |
+//! | --- | --- | --- |
+//! | `GET /status` | the whole [`AgentStatus`](dify_common::wire::status::AgentStatus) | both |
+//! | `GET /metrics` | the same as Prometheus text | both |
+//! | `POST /drain` | 202: leaves service, containers keep running | socket |
+//! | `POST /undrain` | 202: back into service | socket |
 
 mod client;
 mod metrics;
@@ -41,7 +41,7 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Ops {
     unix: UnixListener,
-    tcp: TcpListener,
+    tcp: Option<TcpListener>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,34 +51,36 @@ struct Shared {
 }
 
 impl Ops {
-    /// Binds the socket (root's alone) and the address.
-    pub async fn bind(socket: &Path, address: SocketAddr) -> Result<Self, BindError> {
+    /// Binds the socket (root's alone) and the address, where there is one.
+    pub async fn bind(socket: &Path, address: Option<SocketAddr>) -> Result<Self, BindError> {
         let unix = bind_unix(socket, 0o600)
             .map_err(|source| BindError { place: socket.display().to_string(), source })?;
-        let tcp = TcpListener::bind(address)
-            .await
-            .map_err(|source| BindError { place: address.to_string(), source })?;
+        let tcp = match address {
+            None => None,
+            Some(address) => {
+                let failed = |source| BindError { place: address.to_string(), source };
+                Some(TcpListener::bind(address).await.map_err(failed)?)
+            }
+        };
         Ok(Self { unix, tcp })
     }
 
     /// Serves both until told to stop.
     pub fn spawn(self, board: Board, intent: Intent, tasks: &Tasks) {
-        let router = Router::new()
-            .route("/status", get(status))
-            .route("/metrics", get(metrics))
-            .route("/drain", post(drain))
-            .route("/undrain", post(undrain))
-            .with_state(Shared { board, intent });
-        let (unix, tcp) = (self.unix, self.tcp);
-        info!(address = ?tcp.local_addr().ok(), "operator endpoints");
-        let (stop, app) = (tasks.stopping(), router.clone());
+        let reading = Router::new().route("/status", get(status)).route("/metrics", get(metrics));
+        let writing = Router::new().route("/drain", post(drain)).route("/undrain", post(undrain));
+        let shared = Shared { board, intent };
+        let app = reading.clone().merge(writing).with_state(shared.clone());
+        let (unix, stop) = (self.unix, tasks.stopping());
         tasks.spawn_essential("ops-unix", info_span!("ops"), async move {
             let served = axum::serve(unix, app).with_graceful_shutdown(stop.cancelled_owned());
             if let Err(error) = served.await {
                 error!(%error, "operator socket");
             }
         });
-        let stop = tasks.stopping();
+        let Some(tcp) = self.tcp else { return };
+        info!(address = ?tcp.local_addr().ok(), "operator endpoints");
+        let (stop, router) = (tasks.stopping(), reading.with_state(shared));
         tasks.spawn_essential("ops-tcp", info_span!("ops"), async move {
             let served = axum::serve(tcp, router).with_graceful_shutdown(stop.cancelled_owned());
             if let Err(error) = served.await {

@@ -66,11 +66,16 @@ impl Tasks {
         });
     }
 
-    /// Starts a task that may end whenever it is done. A panic is logged.
+    /// Starts a task that may end whenever it is done, and is dropped when told
+    /// to stop. A panic is logged.
     pub fn spawn<F>(&self, name: &'static str, span: Span, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let stop = self.stop.clone();
+        let task = async move {
+            let _ = stop.run_until_cancelled(task).await;
+        };
         let inner = self.start(task.instrument(span));
         self.start(async move {
             if let Err(error) = inner.await
@@ -125,14 +130,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stop_waits_but_not_for_ever() {
         let tasks = Tasks::default();
-        let stopping = tasks.stopping();
-        tasks.spawn("obedient", Span::none(), async move {
-            stopping.cancelled().await;
-        });
+        tasks.spawn("dropped", Span::none(), std::future::pending());
         assert!(tasks.stop(Duration::from_secs(1)).await);
 
         let tasks = Tasks::default();
-        tasks.spawn("deaf", Span::none(), std::future::pending());
+        tasks.spawn_essential("deaf", Span::none(), std::future::pending());
         assert!(!tasks.stop(Duration::from_secs(1)).await);
     }
 }

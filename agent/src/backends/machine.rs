@@ -115,7 +115,7 @@ pub fn judge(places: &Places, facts: &Facts, need: &Need) -> Vec<CheckLine> {
             });
         }
         Err(error) => {
-            lines.push(CheckLine::warn(GROUP, "memory", error.to_string(), "is /proc mounted?"))
+            lines.push(CheckLine::warn(GROUP, "memory", error.to_string(), "is /proc mounted?"));
         }
     }
     for address in &places.listen {

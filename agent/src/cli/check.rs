@@ -1,5 +1,8 @@
 //! `check`: every preflight line with its verdict and what to do.
 
+use std::collections::BTreeSet;
+
+use dify_common::chain::Chain;
 use dify_common::gcp::token::Tokens;
 use dify_common::settings::Environment;
 
@@ -12,7 +15,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::ops::OpsClient;
 use crate::prepare::{self, Prepared};
-use crate::registry::{Reference, Registry};
+use crate::registry::{Reference, Registry, RegistryError};
 
 /// Dify's images unpacked: about 10 GB for the full set (seen with 1.17).
 const DOCKER_FREE: u64 = 10 << 30;
@@ -38,7 +41,7 @@ pub(super) async fn check(told: &Told, output: Output) -> Result<Exit, Failure> 
 async fn lines(settings: &Settings, prepared: &Prepared) -> Vec<CheckLine> {
     let Prepared { secrets, stack, tokens, .. } = prepared;
     let mut lines = machine_lines(settings, prepared).await;
-    lines.push(registry_line(prepared).await);
+    lines.extend(image_lines(settings, prepared).await);
     lines.extend(backends::check(settings, secrets, &stack.budget, tokens.as_ref()).await);
     lines
 }
@@ -70,19 +73,49 @@ async fn ports_are_ours(settings: &Settings) -> bool {
     OpsClient::new(&settings.paths.run.join(told::OPS_SOCKET)).status().await.is_ok()
 }
 
-async fn registry_line(prepared: &Prepared) -> CheckLine {
-    let image = &prepared.stack.migration.image;
-    let asked = async {
-        let reference: Reference = image.parse().map_err(|error| format!("{error}"))?;
-        let registry = Registry::new(prepared.tokens.clone()).map_err(|error| error.to_string())?;
-        registry.ping(&reference).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>(reference.host().to_owned())
+/// One line for the images that are here, one for each that has to be pulled.
+async fn image_lines(settings: &Settings, prepared: &Prepared) -> Vec<CheckLine> {
+    let images: BTreeSet<&str> = prepared.stack.images().collect();
+    let engine = Engine::connect(&settings.paths.docker).await.ok();
+    let (mut lines, mut here) = (Vec::new(), 0_usize);
+    for image in images {
+        let reference: Reference = match image.parse() {
+            Ok(reference) => reference,
+            Err(error) => {
+                let advice = "correct the release's manifest or lock";
+                lines.push(CheckLine::fail(Group::Registry, "image", format!("{error}"), advice));
+                continue;
+            }
+        };
+        if let Some(engine) = &engine
+            && matches!(engine.image(&reference).await, Ok(Some(_)))
+        {
+            here += 1;
+            continue;
+        }
+        lines.push(pullable(&reference, prepared).await);
+    }
+    let found = format!("{here} images are on this machine");
+    lines.push(CheckLine::ok(Group::Registry, "present", found));
+    lines
+}
+
+async fn pullable(image: &Reference, prepared: &Prepared) -> CheckLine {
+    let resolved = match Registry::new(prepared.tokens.clone()) {
+        Ok(registry) => registry.resolve(image).await,
+        Err(error) => Err(error),
     };
-    match asked.await {
-        Ok(host) => CheckLine::ok(Group::Registry, "reach", host),
-        Err(found) => {
-            let advice = "needed for images that are not on this machine yet";
-            CheckLine::warn(Group::Registry, "reach", found, advice)
+    match resolved {
+        Ok(resolved) => {
+            CheckLine::ok(Group::Registry, "image", format!("{image}, {}", resolved.digest))
+        }
+        Err(error @ RegistryError::Unknown(_)) => {
+            let advice = "lock the release again, or correct the mirror prefix";
+            CheckLine::fail(Group::Registry, "image", Chain(&error).to_string(), advice)
+        }
+        Err(error) => {
+            let advice = "it must be reachable from this VM, or the image baked in";
+            CheckLine::fail(Group::Registry, "reach", Chain(&error).to_string(), advice)
         }
     }
 }

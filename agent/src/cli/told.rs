@@ -33,9 +33,21 @@ pub(crate) fn refused(error: &LoadError) -> Failure {
     Failure { exit: error.exit(), message: Chain(error).to_string(), permanent: true }
 }
 
-/// Socket of the agent that runs by these settings.
-pub(super) async fn ops_socket(told: &Told) -> Result<PathBuf, Failure> {
-    settings(told).await.map(|settings| settings.paths.run.join(OPS_SOCKET))
+/// Socket of the agent that runs by these settings; where they cannot be used,
+/// the one it is stranded with.
+pub(super) async fn ops_socket(told: &Told) -> PathBuf {
+    let run = match settings(told).await {
+        Ok(settings) => settings.paths.run,
+        Err(_) => stranded_run(),
+    };
+    run.join(OPS_SOCKET)
+}
+
+/// Run directory of an agent without usable settings: the one systemd made.
+pub(crate) fn stranded_run() -> PathBuf {
+    use dify_common::settings::Source as _;
+    let made = Environment.get("RUNTIME_DIRECTORY");
+    made.map_or_else(|| PathBuf::from("/run/dify-agent"), PathBuf::from)
 }
 
 /// `config`: the effective document.

@@ -172,6 +172,11 @@ impl Watcher {
         Self { source, overrides, seen: None, etag: None }
     }
 
+    /// Name of this machine, once [`load`](Self::load) has looked for it.
+    pub fn machine(&self) -> Option<NodeId> {
+        self.overrides.node.clone().or_else(|| self.overrides.machine.clone())
+    }
+
     /// The document as it is now. Tries again for some 15 s when the metadata
     /// server does not answer, as seconds of absence at boot are known.
     pub async fn load(&mut self) -> Result<Settings, LoadError> {

@@ -68,8 +68,11 @@ pub(super) fn plain() -> Settings {
         network: NodeNetwork { base: Ipv4Addr::new(10, 88, 1, 0) },
         drain: DrainTimes { notice: Duration::from_secs(15), bound: Duration::from_mins(20) },
         logs: Logs { mode: LogMode::default(), filter: "info".into() },
-        drain: DrainTimes { notice: Duration::from_secs(15), bound: Duration::from_secs(1200) },
-        logs: Logs { mode: LogMode::default(), filter: "info".into() },
+        liveness: Liveness {
+            docker_after: Duration::from_mins(3),
+            disk_after: Duration::from_mins(5),
+            agent_after: Duration::from_mins(5),
+        },
         paths: Paths {
             state: PathBuf::from("/var/lib/dify-agent"),
             run: PathBuf::from("/run/dify-agent"),

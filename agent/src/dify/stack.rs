@@ -41,6 +41,14 @@ pub struct Stack {
     pub budget: Budget,
 }
 
+impl Stack {
+    /// Every image reference, one-shots included; some more than once.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let specs = self.containers.iter().chain([&self.migration, &self.job]);
+        specs.map(|spec| spec.image.as_str())
+    }
+}
+
 /// Connections the whole fleet may open, to be held against each server's
 /// `max_connections`.
 #[derive(Debug, Clone, PartialEq, Eq)]

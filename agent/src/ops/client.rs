@@ -100,7 +100,7 @@ mod tests {
 
         let (tasks, intent) = (Tasks::default(), Intent::default());
         let board = Board::new("n1".parse().expect("valid"), false);
-        let ops = Ops::bind(&socket, "127.0.0.1:0".parse().expect("valid")).await.expect("bind");
+        let ops = Ops::bind(&socket, None).await.expect("bind");
         ops.spawn(board, intent.clone(), &tasks);
         assert_eq!(client.status().await.expect("status").phase, Phase::Booting);
         client.drain().await.expect("drain");

@@ -160,8 +160,7 @@ async fn preflight(ctx: &Context, settings: &Settings, prepared: &Prepared) -> R
 
 async fn pull(engine: &Engine, prepared: &Prepared, settings: &Settings) -> Result<(), Failure> {
     let stack = &prepared.stack;
-    let images = stack.containers.iter().chain([&stack.migration, &stack.job]);
-    let images: BTreeSet<&str> = images.map(|spec| spec.image.as_str()).collect();
+    let images: BTreeSet<&str> = stack.images().collect();
     let images: Result<Vec<Reference>, _> = images.into_iter().map(str::parse).collect();
     let images = images.map_err(|error| Failure::lasting(Exit::Manifest, &error))?;
     let (news, inbox) = mpsc::channel(256);

@@ -61,7 +61,7 @@ impl Serve {
             .iter()
             .map(|spec| (spec.service.clone(), Record::new(now)))
             .collect();
-        let slots = usize::try_from(node.machine.cores).unwrap_or(1).max(2);
+        let slots = usize::try_from(node.machine.cores).unwrap_or(1).max(1);
         let actor = Actor::new(node.clone());
         let (first, observed, engine_away) = (true, None, None);
         (Self { node, actor, records, notes, first, observed, engine_away, slots }, inbox)

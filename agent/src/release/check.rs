@@ -312,7 +312,7 @@ mod tests {
             .replace("image: langgenius/dify-web:1.14.2", "image: dify-web")
             .replace("derived:broker_url", "derived:brokerurl")
             .replace("url:plugin_daemon", "url:plugin_demon")
-            .replace("needs: [api, plugin_daemon]", "needs: [api, daemon]")
+            .replace("needs: [plugin_daemon]", "needs: [daemon]")
             .replace("prefix: /v1", "prefix: /api")
             .replace("upstream: plugin_daemon", "upstream: demon");
         let release: Release = serde_yaml::from_str(&text).expect("has the shape");

@@ -9,7 +9,7 @@ use dify_agent::backends::probes::{Pace, Services, spawn};
 use dify_agent::backends::{self, Group, Verdict};
 use dify_agent::config::Settings;
 use dify_agent::config::settings::{
-    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Logs, NodeNetwork, Paths,
+    Bucket, Capacity, DrainTimes, Endpoints, Features, Images, Liveness, Logs, NodeNetwork, Paths,
     PostgresTls, RedisTls, SecretName,
 };
 use dify_agent::dify::stack::Budget;
@@ -52,6 +52,11 @@ fn settings(postgres: &postgres::Server, redis: &redis_probe::Server, google: &G
         },
         network: NodeNetwork { base: [172, 30, 0, 0].into() },
         drain: DrainTimes { notice: Duration::from_secs(1), bound: Duration::from_secs(1) },
+        liveness: Liveness {
+            docker_after: Duration::from_mins(3),
+            disk_after: Duration::from_mins(5),
+            agent_after: Duration::from_mins(5),
+        },
         logs: Logs { mode: LogMode::Text, filter: "info".to_owned() },
         paths: Paths {
             state: "/var/lib/dify-agent".into(),

@@ -48,7 +48,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listen: SocketAddr) {
         let mut spoke = false;
         let Err(error) = talk(&shared, listen, &mut spoke).await;
         if spoke {
-            warn!(error = %Chain(&error), "lost the agent, going on with its last orders");
+            info!(error = %Chain(&error), "lost the agent, going on with its last orders");
             failed = 0;
         } else {
             debug!(error = %Chain(&error), "agent not reached");

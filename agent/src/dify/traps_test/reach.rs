@@ -64,7 +64,7 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
                 .map(|c| c.service.as_str())
                 .collect()
         };
-        assert_eq!(on("dify-dify-x7f2-sandbox"), ["ssrf_proxy", "sandbox"]);
+        assert_eq!(on("dify-dify-x7f2-sandbox"), ["sandbox", "ssrf_proxy"]);
         assert_eq!(on("dify-dify-x7f2-code"), ["api", "ssrf_proxy", "worker", "migration", "job"]);
         let sandbox = service(&stack, "sandbox");
         assert_eq!(sandbox.networks.len(), 1);
@@ -81,7 +81,7 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
             .networks
             .iter()
             .find(|leg| leg.network.ends_with("-code"));
-        assert_eq!(relay.expect("is there").aliases, ["ssrf_proxy", "sandbox"]);
+        assert_eq!(relay.expect("is there").aliases, ["sandbox", "ssrf_proxy"]);
         let bridges: Vec<&str> = stack
             .firewall
             .iter()

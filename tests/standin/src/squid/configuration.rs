@@ -268,11 +268,7 @@ impl Peer {
 
     /// Notes how a connection to it went.
     pub(super) fn connected(&self, well: bool) {
-        let lives = if well {
-            LIVES
-        } else {
-            self.lives.load(Ordering::Relaxed).saturating_sub(1)
-        };
+        let lives = if well { LIVES } else { self.lives.load(Ordering::Relaxed).saturating_sub(1) };
         self.lives.store(lives, Ordering::Relaxed);
     }
 

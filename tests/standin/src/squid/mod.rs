@@ -61,12 +61,7 @@ pub(crate) async fn run(image: Image) -> Result<(), Failure> {
 /// Tries every dead peer beside the caller. Squid does it at its start and at each request, which
 /// it does not let wait: whoever comes first to a peer that started after Squid gets 502.
 fn revive(configuration: &Arc<Configuration>) {
-    for (index, _) in configuration
-        .peers
-        .iter()
-        .enumerate()
-        .filter(|(_, peer)| peer.is_dead())
-    {
+    for (index, _) in configuration.peers.iter().enumerate().filter(|(_, peer)| peer.is_dead()) {
         let configuration = Arc::clone(configuration);
         tasks::spawn(async move {
             let _probe = connect_peer(&configuration, &configuration.peers[index]).await;
@@ -76,10 +71,7 @@ fn revive(configuration: &Arc<Configuration>) {
 
 async fn connect(configuration: &Configuration, addresses: &[SocketAddr]) -> Option<TcpStream> {
     let connecting = TcpStream::connect(addresses);
-    tokio::time::timeout(configuration.connect_timeout, connecting)
-        .await
-        .ok()?
-        .ok()
+    tokio::time::timeout(configuration.connect_timeout, connecting).await.ok()?.ok()
 }
 
 async fn connect_peer(configuration: &Configuration, peer: &Peer) -> Option<TcpStream> {
@@ -88,10 +80,7 @@ async fn connect_peer(configuration: &Configuration, peer: &Peer) -> Option<TcpS
         .map(Iterator::collect::<Vec<_>>);
     let upstream = connect(configuration, &found.unwrap_or_default()).await;
     if upstream.is_none() {
-        log::line(&format!(
-            "TCP connection to {}/{} failed",
-            peer.host, peer.port
-        ));
+        log::line(&format!("TCP connection to {}/{} failed", peer.host, peer.port));
     }
     peer.connected(upstream.is_some());
     upstream
