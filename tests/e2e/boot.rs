@@ -38,14 +38,14 @@ async fn ids(node: &Node) -> Outcome<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_boot_changes_nothing() -> Outcome {
+async fn a_reboot_changes_nothing_and_loses_nothing() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
     node.settled(BOOT).await?;
     let before = ids(&node).await?;
     fleet.sim.storage().put(&fleet.bucket, "upload_files/kept", "kept");
-    // The machine goes down hard: the programs die, all containers stop.
+    // The machine goes down hard: the programs die, all containers stop, /run is empty.
     node.signal_agent("KILL").await?;
     node.signal_edge("a", "KILL").await?;
     for container in node.holdings().await?.containers {
@@ -53,6 +53,7 @@ async fn a_second_boot_changes_nothing() -> Outcome {
             fleet.engine.kill(&container.id).await?;
         }
     }
+    node.wipe_run()?;
     node.boot_to_serving().await?;
     node.settled(BOOT).await?;
     assert_eq!(ids(&node).await?, before, "a container was replaced");

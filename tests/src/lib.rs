@@ -26,8 +26,10 @@ pub mod logs;
 pub mod node;
 pub mod program;
 pub mod secrets;
+pub mod socket;
 pub mod stores;
 pub mod systemd;
+pub mod tmpfs;
 pub mod wait;
 
 pub use broken::{Broken, Doing, Outcome};

@@ -22,7 +22,7 @@ use crate::fleet::{ACCOUNT, Fleet};
 use crate::logs::Logs;
 use crate::program::{self, Told};
 use crate::systemd::Notifications;
-use crate::wait::wait_for;
+use crate::wait::{holds_for, wait_for};
 use crate::{Broken, Doing as _, Outcome};
 
 /// From nothing to `/health` 200 with the usual images, three nodes at once on two cores.
@@ -214,14 +214,29 @@ impl Node {
         self.client.get(self.url(path)).send().await.map_err(|error| format!("GET {path}: {error}"))
     }
 
+    /// A request at the front, to be sent.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("tests name real methods");
+        self.client.request(method, self.url(path))
+    }
+
+    /// `POST` of a JSON document at the front: status and JSON answered.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value), String> {
+        let sent = self.request("POST", path).json(body).send().await;
+        let answer = sent.map_err(|error| format!("POST {path}: {error}"))?;
+        let code = answer.status().as_u16();
+        let text = answer.text().await.map_err(|error| format!("POST {path}: {error}"))?;
+        Ok((code, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
     /// Status and body of `/health`.
     pub async fn health(&self) -> Result<(u16, Value), String> {
-        self.answer("/health").await
+        self.get_json("/health").await
     }
 
     /// Status and body of `/health/live`.
     pub async fn live(&self) -> Result<(u16, Value), String> {
-        self.answer("/health/live").await
+        self.get_json("/health/live").await
     }
 
     /// What the agent says of itself on port 1081.
@@ -282,6 +297,57 @@ impl Node {
         .await
     }
 
+    /// Holds `/health/live` to be 200 all through `period`.
+    pub async fn alive(&self, period: Duration) -> Outcome {
+        holds_for("/health/live", OFTEN, period, async || match self.live().await? {
+            (200, _) => Ok(()),
+            (code, body) => Err(format!("{code} {body}")),
+        })
+        .await
+    }
+
+    /// Waits for `/health/live` 503 with just `fault`.
+    pub async fn faulty(&self, fault: &str, at_most: Duration) -> Outcome {
+        wait_for(&format!("{} to have the fault {fault}", self.id), OFTEN, at_most, async || {
+            match self.live().await? {
+                (503, body) if body["faults"] == serde_json::json!([fault]) => Ok(()),
+                (code, body) => Err(format!("/health/live {code} {body}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits for `/health/live` 200.
+    pub async fn forgiven(&self, at_most: Duration) -> Outcome {
+        wait_for(&format!("{} to be alive", self.id), OFTEN, at_most, async || {
+            match self.live().await? {
+                (200, _) => Ok(()),
+                (code, body) => Err(format!("/health/live {code} {body}")),
+            }
+        })
+        .await
+    }
+
+    /// Addresses of a service's container on its networks.
+    pub async fn addresses(&self, service: &str) -> Outcome<Vec<String>> {
+        let told = self.engine.inspect(&self.container(service).await?.id).await?;
+        let networks = told.network_settings.and_then(|settings| settings.networks);
+        let addresses = networks.into_iter().flatten().filter_map(|(_, end)| end.ip_address);
+        Ok(addresses.filter(|address| !address.is_empty()).collect())
+    }
+
+    /// The agent's state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Empties the run folder, as a reboot does.
+    pub fn wipe_run(&self) -> Outcome {
+        std::fs::remove_dir_all(&self.told.run)
+            .and_then(|()| std::fs::create_dir(&self.told.run))
+            .doing(|| format!("empty {}", self.told.run.display()))
+    }
+
     /// What the node has on the engine.
     pub async fn holdings(&self) -> Outcome<Holdings> {
         self.engine.holdings(&self.id).await
@@ -336,7 +402,8 @@ impl Node {
         Ok(process)
     }
 
-    async fn answer(&self, path: &str) -> Result<(u16, Value), String> {
+    /// Status and JSON of a `GET` at the front.
+    pub async fn get_json(&self, path: &str) -> Result<(u16, Value), String> {
         let answer = self.get(path).await?;
         let code = answer.status().as_u16();
         let text = answer.text().await.map_err(|error| format!("GET {path}: {error}"))?;
