@@ -17,6 +17,7 @@ mod bed;
 mod boot;
 mod crash;
 mod drain;
+mod engine;
 mod faults;
 mod front;
 mod gate;

@@ -154,7 +154,7 @@ impl Fleet {
             main: Link::open(&addresses, loopback(bed.main.port)).await?,
             vector: Link::open(&addresses, loopback(bed.vector.port)).await?,
             redis: Link::open(&addresses, loopback(redis.port)).await?,
-            registry: Link::open(&addresses[1..], bed.registry).await?,
+            registry: Link::open(&addresses, bed.registry).await?,
         };
         let sim = Sim::start(SimOptions { bind: bed.host, ..SimOptions::default() })
             .await

@@ -19,6 +19,7 @@ pub mod cert;
 pub mod child;
 pub mod config;
 pub mod docker;
+pub mod dockerd;
 pub mod fleet;
 pub mod images;
 pub mod link;

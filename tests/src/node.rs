@@ -4,7 +4,7 @@ mod leaks;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::child;
 use crate::docker::{Container, Engine, Holdings};
+use crate::dockerd::Dockerd;
 use crate::fleet::{ACCOUNT, Fleet};
 use crate::logs::Logs;
 use crate::program::{self, Told};
@@ -54,6 +55,8 @@ pub struct Node {
     pub(crate) bereft: bool,
     edges: BTreeMap<String, Child>,
     client: reqwest::Client,
+    /// Asks the operator endpoints.
+    operator: reqwest::Client,
     engine: Engine,
     logs: Logs,
     tasks: JoinSet<()>,
@@ -83,6 +86,7 @@ impl Node {
             run,
             edge_state,
             notify: notifications.path().to_owned(),
+            namespace: None,
             watchdog_usec: 30_000_000,
         };
         let client = reqwest::Client::builder()
@@ -100,6 +104,7 @@ impl Node {
             subnet,
             folder,
             listener,
+            operator: client.clone(),
             client,
             agent: None,
             bereft: false,
@@ -125,6 +130,25 @@ impl Node {
         let yaml = serde_yaml::to_string(document).doing(|| "write the document".into())?;
         self.instance.set_attribute("dify-config", yaml);
         Ok(())
+    }
+
+    /// Puts the node on an engine of its own, in that engine's network
+    /// namespace, as if it had a machine to itself. `data` holds the engine's data.
+    pub async fn own_engine(&mut self, fleet: &Fleet, data: &Path) -> Outcome<Dockerd> {
+        let folder = self.folder.join("engine");
+        let registry = SocketAddr::new(fleet.host(), fleet.links.registry.port());
+        let port = registry.port();
+        let dockerd = Dockerd::start(&folder, data, self.subnet, port, registry).await?;
+        self.engine = dockerd.engine().await?;
+        self.told.namespace = Some(dockerd.namespace.clone());
+        // Loopback of a namespace is out of our reach; a socket file is not.
+        self.operator = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(10))
+            .unix_socket(self.told.run.join("ops.sock"))
+            .build()
+            .doing(|| "make a client".into())?;
+        Ok(dockerd)
     }
 
     /// Starts both programs.
@@ -243,7 +267,7 @@ impl Node {
     pub async fn status(&self) -> Result<AgentStatus, String> {
         let url = format!("http://{}/status", self.ops);
         let answer =
-            self.client.get(url).send().await.map_err(|error| format!("GET /status: {error}"))?;
+            self.operator.get(url).send().await.map_err(|error| format!("GET /status: {error}"))?;
         let text = answer.text().await.map_err(|error| format!("GET /status: {error}"))?;
         serde_json::from_str(&text).map_err(|error| format!("/status is {text:?}: {error}"))
     }
