@@ -44,9 +44,10 @@ async fn library(told: &Told) -> Library {
     // Asked of a file only: these verbs are also for machines that are no VM,
     // where looking for a metadata server takes seconds.
     let known = told.config.is_some() || Path::new(DEFAULT_FILE).exists();
-    let folder = match known {
-        true => told::settings(told).await.ok().and_then(|settings| settings.images.releases_dir),
-        false => Some(PathBuf::from(RELEASES)).filter(|folder| folder.is_dir()),
+    let folder = if known {
+        told::settings(told).await.ok().and_then(|settings| settings.images.releases_dir)
+    } else {
+        Some(PathBuf::from(RELEASES)).filter(|folder| folder.is_dir())
     };
     Library::new(folder)
 }

@@ -59,6 +59,7 @@ impl Vm {
         node.ops = bind(PORTS[1])?.local_addr().doing(|| "ask for the bound port".into())?;
         let folder = fleet.folder().join(&node.id);
         let told = Told {
+            namespace: None,
             metadata_host: node.instance.metadata_host(),
             run: folder.join("run"),
             edge_state: folder.join("edge"),
