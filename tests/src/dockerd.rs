@@ -99,9 +99,10 @@ impl Dockerd {
 
     /// Starts it again.
     pub async fn resume(&mut self) -> Outcome {
-        let launch = Launch { program: Path::new("ip"), user: None, at_our_death: "TERM" };
+        let launch = Launch { program: Path::new("nsenter"), user: None, at_our_death: "TERM" };
         let mut command = launch.command();
-        command.args(["netns", "exec", &self.namespace, "dockerd"]);
+        // Not `ip netns exec`: it hides the control groups under a new /sys.
+        command.arg(format!("--net=/run/netns/{}", self.namespace)).args(["--", "dockerd"]);
         command.arg("--data-root").arg(&self.data);
         command.arg("--exec-root").arg(self.folder.join("exec"));
         command.arg("--pidfile").arg(self.folder.join("pid"));
