@@ -28,7 +28,8 @@ async fn a_node_boots_from_metadata_to_serving() -> Outcome {
     assert_eq!(setup.status().as_u16(), 200);
     assert!(setup.text().await.expect("a body").contains("not_started"));
     assert_eq!(node.get("/apps").await.expect("answers").status().as_u16(), 200);
-    assert_eq!(node.notifications.count("READY=1"), 1);
+    // Agent and edge say so once each.
+    assert_eq!(node.notifications.count("READY=1"), 2);
     fleet.close(vec![node], &[]).await
 }
 

@@ -57,8 +57,10 @@ async fn a_sigterm_with_fifty_streams_open_loses_no_event() -> Outcome {
         }
     })
     .await?;
-    let ended = node.signal_agent("TERM");
-    let (ended, finished) = tokio::join!(ended, streams.join_all());
+    let (ended, finished) = {
+        let ended = node.signal_agent("TERM");
+        tokio::join!(ended, streams.join_all())
+    };
     assert!(ended?.success());
     for events in finished {
         let events = events?;
@@ -66,5 +68,14 @@ async fn a_sigterm_with_fifty_streams_open_loses_no_event() -> Outcome {
         assert_eq!(numbers, (1..=EVENTS + 1).collect::<Vec<_>>(), "an event is missing");
         assert_eq!(events.last().map(|event| &event["event"]), Some(&json!("message_end")));
     }
+    // The plugin daemon was there for whatever called it until the end.
+    let mut ends = Vec::new();
+    for container in node.holdings().await?.containers {
+        let state = fleet.engine.inspect(&container.id).await?.state.unwrap_or_default();
+        // RFC 3339 in UTC: the order of the texts is that of the times.
+        ends.push((state.finished_at.unwrap_or_default(), container.service));
+    }
+    ends.sort();
+    assert_eq!(ends.last().map(|(_, service)| service.as_str()), Some("plugin_daemon"), "{ends:?}");
     fleet.close(vec![node], &["drain"]).await
 }

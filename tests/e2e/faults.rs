@@ -69,7 +69,9 @@ async fn a_document_that_is_no_yaml_is_refused() -> Outcome {
     let mut node = fleet.node().await?;
     node.instance.set_attribute("dify-config", "schema: 1\n  release: [");
     refused(&mut node, "configuration", 64).await?;
-    fleet.close(vec![node], &["configuration"]).await
+    // It never came to run anything: its end says why.
+    assert_eq!(node.signal_agent("TERM").await?.code(), Some(64));
+    fleet.close(vec![node], &["configuration", "document: is not YAML"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

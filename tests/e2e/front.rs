@@ -95,7 +95,9 @@ async fn a_file_goes_to_the_bucket_and_comes_back(fleet: &Fleet, node: &Node) {
     let content = "nothing is lost ".repeat(20_000);
     let sent = node.request("POST", "/v1/files/upload").body(content.clone()).send().await;
     let made: Value = sent.expect("answers").json().await.expect("JSON");
-    assert_eq!(made["size"], content.len(), "{made}");
+    let api = node.container("api").await.expect("an api");
+    let said = fleet.engine.logs(&api.id).await.expect("a log");
+    assert_eq!(made["size"], content.len(), "{made} {said}");
     let id = made["id"].as_str().expect("an id");
     let stored = fleet.sim.storage().get(&fleet.bucket, &format!("upload_files/{id}"));
     assert!(stored.is_some(), "not in the bucket");

@@ -135,20 +135,22 @@ impl Engine {
         let options = ListNetworksOptionsBuilder::default().build();
         let all =
             self.docker.list_networks(Some(options)).await.doing(|| "list networks".into())?;
-        let networks = all
+        let mut networks: Vec<String> = all
             .into_iter()
             .filter_map(|network| {
                 network.name.clone().filter(|name| ours(network.labels.as_ref(), name))
             })
             .collect();
+        networks.sort();
         let options = ListVolumesOptionsBuilder::default().build();
         let all = self.docker.list_volumes(Some(options)).await.doing(|| "list volumes".into())?;
         let volumes = all.volumes.unwrap_or_default();
-        let volumes = volumes
+        let mut volumes: Vec<String> = volumes
             .into_iter()
             .filter(|volume| ours(Some(&volume.labels), &volume.name))
             .map(|volume| volume.name)
             .collect();
+        volumes.sort();
         Ok(Holdings { containers, networks, volumes })
     }
 

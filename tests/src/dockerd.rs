@@ -99,13 +99,16 @@ impl Dockerd {
 
     /// Starts it again.
     pub async fn resume(&mut self) -> Outcome {
-        let launch = Launch { program: Path::new("ip"), user: None, at_our_death: "TERM" };
+        let launch = Launch { program: Path::new("nsenter"), user: None, at_our_death: "TERM" };
         let mut command = launch.command();
-        command.args(["netns", "exec", &self.namespace, "dockerd"]);
+        // Not `ip netns exec`: it hides the control groups under a new /sys.
+        command.arg(format!("--net=/run/netns/{}", self.namespace)).args(["--", "dockerd"]);
         command.arg("--data-root").arg(&self.data);
         command.arg("--exec-root").arg(self.folder.join("exec"));
         command.arg("--pidfile").arg(self.folder.join("pid"));
         command.arg(format!("--host=unix://{}", self.socket.display()));
+        // The default bridge would have the address of the machine's own, which is the bed's.
+        command.arg("--bridge=none");
         let mut child = Child::start("dockerd", command, self.folder.join("dockerd.log"))?;
         wait_for("dockerd", Duration::from_millis(100), START, async || {
             child.check()?;
@@ -131,6 +134,14 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
+        // Killed, it would leave its containerd and their mounts behind.
+        if let Some(pid) = self.child.as_ref().and_then(Child::pid) {
+            let script = r#"kill -TERM "$0"; for _ in $(seq 200); do [ -e "/proc/$0/exe" ] || exit 0; sleep 0.1; done"#;
+            let mut end = std::process::Command::new("bash");
+            let _ = end.args(["-c", script, &pid.to_string()]).status();
+        }
+        let mut unmount = std::process::Command::new("umount");
+        let _ = unmount.arg("-l").arg(&self.data).stderr(std::process::Stdio::null()).status();
         self.forget();
     }
 }

@@ -156,9 +156,12 @@ impl Fleet {
             redis: Link::open(&addresses, loopback(redis.port)).await?,
             registry: Link::open(&addresses, bed.registry).await?,
         };
-        let sim = Sim::start(SimOptions { bind: bed.host, ..SimOptions::default() })
-            .await
-            .doing(|| "start the simulated Google Cloud".into())?;
+        // Dify's Google clients are pointed at a simulator by STORAGE_EMULATOR_HOST,
+        // and then send no token. The agents send theirs, and it must be good.
+        let options_of_sim =
+            SimOptions { bind: bed.host, anonymous_storage: true, ..SimOptions::default() };
+        let sim =
+            Sim::start(options_of_sim).await.doing(|| "start the simulated Google Cloud".into())?;
         for (name, value) in secrets.iter() {
             sim.secrets().add_version(&secret_id(name), value.to_owned());
         }
