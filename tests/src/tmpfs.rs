@@ -29,7 +29,7 @@ impl Tmpfs {
         let path = self.ballast();
         let mut file = std::fs::File::create(&path).doing(|| format!("make {}", path.display()))?;
         // Ends with "no space left", which is what is wanted.
-        while file.write_all(&[0; 64 * 1024]).is_ok() {}
+        while file.write_all(&[0; 4096]).is_ok() {}
         Ok(())
     }
 
