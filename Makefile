@@ -46,12 +46,16 @@ build: setup
 
 test: unit e2e
 
+# Some of these speak to Docker, PostgreSQL and Redis, too.
 unit: build
 	if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --workspace --locked && cargo test --workspace --locked --doc --quiet; \
+	    cargo nextest run --workspace --locked --no-run && \
+	    $(sudo) $(with_docker) cargo nextest run --workspace --locked; \
 	else \
-	    cargo test --workspace --locked --quiet; \
+	    cargo test --workspace --locked --no-run --quiet && \
+	    $(sudo) $(with_docker) cargo test --workspace --locked --quiet; \
 	fi
+	cargo test --workspace --locked --doc --quiet
 
 e2e: build
 	cargo test -p tests --test e2e --locked --no-run --quiet

@@ -218,6 +218,7 @@ async fn pass(
             let bytes = u32::try_from(count).map_or(f64::MAX, f64::from);
             let takes = Duration::try_from_secs_f64(bytes / bytes_per_second)
                 .unwrap_or(Duration::from_hours(1));
+            // sleeps: a slow link is slow.
             sleep_until(Instant::now() + delay + takes).await;
         }
         to.write_all(&piece[..count]).await?;

@@ -22,6 +22,7 @@ async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, mut found: impl 
             if let Some(value) = found().await {
                 return value;
             }
+            // sleeps: this is the one wait of these tests, with its deadline around it.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -41,6 +41,7 @@ pub(crate) async fn wait_for<T, F: Future<Output = Option<T>>>(
             return found;
         }
         assert!(Instant::now() < until, "waited {PATIENCE:?} for {what}");
+        // sleeps: this is the one wait of these tests, with its deadline above.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

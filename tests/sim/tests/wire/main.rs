@@ -100,6 +100,7 @@ pub(crate) fn header(response: &Response, name: &str) -> String {
 pub(crate) async fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let poll = async {
         while !condition() {
+            // sleeps: this is the one wait of these tests, with its deadline around it.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
