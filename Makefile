@@ -1,8 +1,8 @@
 # One command each; all of them set up what a fresh Debian or Ubuntu lacks.
 #   make check   formats, lints, documents, dependency rules; `make check` and `make test` are what CI runs
 #   make test    every test; needs root or sudo for Docker
-#   make demo    boots a node on the simulator; HOLD=1 keeps it up until Enter, RELEASE=1.17.1 takes another release
-#   make demo DIFY=real    the same with Dify's own images, from docker.io or from DIFY_MIRROR=PREFIX
+#   make demo    boots a node on the simulator (DIFY=real: with Dify's own images)
+#   make bench   boot times beside docker-compose, memory at rest (RECORD=1: into docs/)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -16,6 +16,10 @@ with_docker := $(setup)/with-docker.sh
 # Fleets side by side: bound by two cores, not by memory.
 THREADS ?= 2
 TESTS ?=
+# Boots of each contender in each state; factor on the start-up times of Dify's images.
+ROUNDS ?= 3
+SCALE ?= 0.2
+RECORD ?=
 
 .PHONY: help setup fmt check build test unit e2e demo bench soak clean-bed
 
@@ -59,10 +63,14 @@ demo: build
 	@$(sudo) $(with_docker) $(debug)/bed run -- $(debug)/demo $(if $(DIFY),--real) \
 	    $(if $(DIFY_MIRROR),--mirror '$(DIFY_MIRROR)') $(if $(RELEASE),--release '$(RELEASE)') $(if $(HOLD),--hold)
 
+# What is measured is built for release; the bed around it need not be.
 bench:
 	@$(setup)/all.sh docker-compose
-	cargo build --workspace --bins --locked --release
-	$(sudo) $(with_docker) target/$(target)/release/bed run -- cargo bench -p tests --locked
+	cargo build -p tests -p standin --bins --locked
+	cargo build -p dify-agent -p dify-edge --locked --release
+	mkdir -p target/bench/bin
+	cp -f $(addprefix $(debug)/,bed bench standin) $(addprefix target/$(target)/release/,dify-agent dify-edge) target/bench/bin/
+	$(sudo) $(with_docker) target/bench/bin/bed run -- target/bench/bin/bench --rounds=$(ROUNDS) --scale=$(SCALE) $(if $(RECORD),--record)
 
 soak: build
 	cargo test -p tests --test e2e --locked --no-run --quiet

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use dify_common::settings::{Environment, Source as _};
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
 use crate::cert::Authority;
 use crate::docker::Engine;
@@ -194,7 +195,19 @@ pub async fn clean(engine: &Engine) -> Outcome {
         let run = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         engine.remove(&format!("t{run}-")).await?;
         engine.remove_images(&format!("dify-fleet-bed/{run}")).await?;
+        unmount_below(&folder).await?;
         std::fs::remove_dir_all(&folder).doing(|| format!("remove {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Unmounts what a killed run left mounted below its folder, innermost first.
+async fn unmount_below(folder: &Path) -> Outcome {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").doing(|| "list mounts".into())?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let below: Vec<&str> = points.filter(|point| Path::new(point).starts_with(folder)).collect();
+    for point in below.into_iter().rev() {
+        crate::child::run(Command::new("umount").arg("-l").arg(point)).await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use dify_common::gcp::token::Tokens;
 use dify_common::settings::Environment;
 use serde::Serialize;
 
+use super::status::short;
 use super::table::{json, say, table};
 use super::{Output, Told, told};
 use crate::dify::explain::{Explained, explain};
@@ -86,8 +87,8 @@ fn render(changes: &[Change], stack: &Explained) -> String {
     let mut out = table(&["step", "service", "why", "image"]);
     for change in changes {
         let wanted = stack.containers.iter().find(|spec| spec.service == change.service);
-        let image = wanted.map_or("", |spec| spec.image.as_str());
-        out.add_row([change.step, &change.service, &change.why, image]);
+        let image = wanted.map_or_else(String::new, |spec| short(&spec.image));
+        out.add_row([change.step, &change.service, &change.why, &image]);
     }
     let mut text = format!("Dify {}\n\n{out}\n", stack.release);
     for network in &stack.networks {

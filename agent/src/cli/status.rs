@@ -162,7 +162,7 @@ pub fn render(status: &AgentStatus) -> String {
 }
 
 /// An image reference a person can tell from another: the digest cut short.
-fn short(image: &str) -> String {
+pub(super) fn short(image: &str) -> String {
     match image.split_once("@sha256:") {
         Some((name, digest)) => {
             let name = name.rsplit('/').next().unwrap_or(name);

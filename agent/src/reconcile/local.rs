@@ -86,6 +86,8 @@ async fn write_through(path: &Path) -> io::Result<()> {
     let mut file = tokio::fs::File::create(path).await?;
     // A whole block: a few bytes may fit where no file does any more.
     file.write_all(&[0x5a; 4096]).await?;
+    // tokio writes behind: only a flush hands the write's error on.
+    file.flush().await?;
     file.sync_all().await?;
     drop(file);
     tokio::fs::remove_file(path).await

@@ -1,6 +1,6 @@
 //! What to do next with the node's containers: a pure function of the wanted
 //! stack and what was seen. Two rules shape it: what serves starts first, and
-//! no more containers start at once than there are cores, because three Python
+//! no more of Dify's Python starts at once than there are cores, because three Python
 //! imports on two cores take three times as long as one (measured on Dify
 //! 1.14.2: api alone 31 s, with worker and beat at once 89 to 115 s).
 
@@ -17,6 +17,9 @@ pub struct Part {
     pub service: String,
     /// Services that must be ready first.
     pub after: Vec<String>,
+    /// Its start takes a core for seconds (Dify's Python). The others start at
+    /// once: they need tenths of a second.
+    pub heavy: bool,
     /// How it was seen.
     pub seen: Seen,
     /// Exits and failed actions in a row without having been ready for long.
@@ -152,8 +155,10 @@ pub fn plan(parts: &[Part], slots: usize) -> Plan {
     let seen: BTreeMap<&str, &Seen> =
         parts.iter().map(|part| (part.service.as_str(), &part.seen)).collect();
     let mut plan = Plan::default();
-    let mut starting =
-        parts.iter().filter(|part| matches!(part.seen, Seen::Starting | Seen::Busy)).count();
+    let mut starting = parts
+        .iter()
+        .filter(|part| part.heavy && matches!(part.seen, Seen::Starting | Seen::Busy))
+        .count();
     for part in parts {
         let service = part.service.clone();
         let step = match &part.seen {
@@ -179,10 +184,10 @@ pub fn plan(parts: &[Part], slots: usize) -> Plan {
         });
         if let Some(on) = unmet {
             plan.waiting_on.push(WaitingOn::Needs { service, on: on.clone() });
-        } else if starting >= slots.max(1) {
+        } else if part.heavy && starting >= slots.max(1) {
             plan.waiting_on.push(WaitingOn::Cores { service, slots: slots.max(1) });
         } else {
-            starting += 1;
+            starting += usize::from(part.heavy);
             plan.moves.push(step);
         }
     }
@@ -195,7 +200,7 @@ mod tests {
 
     fn part(service: &str, after: &[&str], seen: Seen) -> Part {
         let after = after.iter().map(|need| (*need).to_owned()).collect();
-        Part { service: service.into(), after, seen, failures: 0, ago: Duration::ZERO }
+        Part { service: service.into(), after, heavy: true, seen, failures: 0, ago: Duration::ZERO }
     }
 
     #[test]
@@ -208,6 +213,13 @@ mod tests {
         let plan = plan(&parts, 2);
         assert_eq!(plan.moves, [Move::Create("api".into()), Move::Create("web".into())]);
         assert_eq!(plan.waiting_on, [WaitingOn::Cores { service: "worker".into(), slots: 2 }],);
+    }
+
+    #[test]
+    fn what_is_light_takes_no_core() {
+        let web = Part { heavy: false, ..part("web", &[], Seen::Absent) };
+        let parts = [part("api", &[], Seen::Starting), web, part("worker", &[], Seen::Absent)];
+        assert_eq!(plan(&parts, 1).moves, [Move::Create("web".into())]);
     }
 
     #[test]

@@ -192,7 +192,8 @@ impl Serve {
                 let record = &self.records[&spec.service];
                 let (failures, ago) = record.failures(now);
                 let (service, after) = (spec.service.clone(), spec.after.clone());
-                Part { service, after, seen: record.seen(Instant::now()), failures, ago }
+                let heavy = spec.image == self.node.stack.migration.image;
+                Part { service, after, heavy, seen: record.seen(Instant::now()), failures, ago }
             })
             .collect();
         let plan = plan(&parts, self.slots);

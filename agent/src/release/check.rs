@@ -312,7 +312,7 @@ mod tests {
             .replace("image: langgenius/dify-web:1.14.2", "image: dify-web")
             .replace("derived:broker_url", "derived:brokerurl")
             .replace("url:plugin_daemon", "url:plugin_demon")
-            .replace("needs: [plugin_daemon]", "needs: [daemon]")
+            .replace("needs: [sandbox]", "needs: [box]")
             .replace("prefix: /v1", "prefix: /api")
             .replace("upstream: plugin_daemon", "upstream: demon");
         let release: Release = serde_yaml::from_str(&text).expect("has the shape");
@@ -321,7 +321,7 @@ mod tests {
             "services.web.image: is not `repo:tag`",
             "CELERY_BROKER_URL: \"derived:brokerurl\" is no source",
             "PLUGIN_DAEMON_URL: names plugin_demon",
-            "services.worker.needs: names daemon",
+            "services.ssrf_proxy.needs: names box",
             "front_door.routes./api: stands there twice",
             "front_door.routes./e/: goes to demon",
         ] {
