@@ -22,8 +22,8 @@ async fn a_disk_that_fills_up_while_pulling_is_named_and_nothing_is_half_done() 
     let mut node = fleet.node().await?;
     let data = fleet.folder().join("data");
     std::fs::create_dir(&data).expect("a new folder");
-    // Less than one image of the release.
-    let disk = Tmpfs::mount(&data, 40).await?;
+    // Less than the largest layer takes while it comes: downloaded, then unpacked.
+    let disk = Tmpfs::mount(&data, 24).await?;
     let mut engine = node.own_engine(&fleet, &data).await?;
     told(&node, &fleet, &engine.socket)?;
     node.boot()?;

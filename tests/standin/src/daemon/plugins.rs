@@ -105,7 +105,7 @@ pub(super) async fn keep_launched(daemon: Arc<Daemon>) {
                 }
             }
             Err(failure) => {
-                log::error("watcher.go", &format!("list installed plugins failed: {failure}"))
+                log::error("watcher.go", &format!("list installed plugins failed: {failure}"));
             }
         }
         tokio::time::sleep(period).await;
