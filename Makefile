@@ -1,7 +1,8 @@
 # One command each; all of them set up what a fresh Debian or Ubuntu lacks.
 #   make check   formats, lints, documents, dependency rules; `make check` and `make test` are what CI runs
 #   make test    every test; needs root or sudo for Docker
-#   make demo    boots a node on the simulator (DIFY=real: with Dify's own images)
+#   make demo    boots a node on the simulator; HOLD=1 keeps it up until Enter, RELEASE=1.17.1 takes another release
+#   make demo DIFY=real    the same with Dify's own images, from docker.io or from DIFY_MIRROR=PREFIX
 #   make bench   boot times beside docker-compose, memory at rest (RECORD=1: into docs/)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -59,7 +60,9 @@ e2e: build
 	$(sudo) $(with_docker) $(debug)/bed run -- scripts/setup/e2e.sh --test-threads=$(THREADS) $(TESTS)
 
 demo: build
-	$(sudo) $(with_docker) $(debug)/bed run -- $(debug)/demo $(if $(filter real,$(DIFY)),--real)
+	$(if $(filter-out real,$(DIFY)),$(error DIFY is '$(DIFY)': expected 'real' or nothing))
+	@$(sudo) $(with_docker) $(debug)/bed run -- $(debug)/demo $(if $(DIFY),--real) \
+	    $(if $(DIFY_MIRROR),--mirror '$(DIFY_MIRROR)') $(if $(RELEASE),--release '$(RELEASE)') $(if $(HOLD),--hold)
 
 # What is measured is built for release; the bed around it need not be.
 bench:

@@ -54,6 +54,8 @@ pub struct View {
     pub timeline: Vec<PhaseTime>,
     /// Present while draining.
     pub drain: Option<Drain>,
+    /// Nothing is in flight any more, or what was has been cut.
+    pub drained: bool,
     /// What the edge forwards to.
     pub front: Arc<Front>,
     /// Taking over running containers: the edges go on by their last routes and
@@ -103,6 +105,7 @@ impl View {
             live: self.faults.is_empty(),
             faults: self.faults.iter().cloned().collect(),
             waiting_on: self.waiting_on.clone(),
+            drained: self.drained,
             failure: self.failure.clone(),
             containers: self.containers.clone(),
             findings: self.findings.clone(),
@@ -157,6 +160,7 @@ impl Board {
             findings: Vec::new(),
             timeline: Vec::new(),
             drain: None,
+            drained: false,
             front: Arc::default(),
             adopting,
             silent_fault_after: Duration::from_mins(5),
@@ -215,6 +219,9 @@ impl Board {
     /// present phase again is no change.
     pub fn enter(&self, phase: Phase) {
         self.view.send_if_modified(|view| {
+            // A node that leaves service says so until it is called back.
+            let held = view.drain.is_some() && !matches!(phase, Phase::Stopped | Phase::Failed);
+            let phase = if held { Phase::Draining } else { phase };
             if view.phase == phase {
                 return false;
             }

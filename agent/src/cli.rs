@@ -156,7 +156,8 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
     let told = &cli.told;
     // `run` starts logging with its settings; the others talk to a person.
     if !matches!(cli.verb, Verb::Run) {
-        telemetry::init(LogMode::Text, "warn");
+        // gcp_auth warns of each try where there is no Google.
+        telemetry::init(LogMode::Text, "warn,gcp_auth=error");
     }
     match cli.verb {
         Verb::Run => Box::pin(app::run(told)).await,

@@ -12,6 +12,7 @@ pub mod drain;
 pub mod leave;
 pub mod life;
 pub mod local;
+pub mod marker;
 pub mod node;
 pub mod part;
 pub mod plan;

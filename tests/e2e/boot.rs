@@ -17,6 +17,7 @@ async fn a_node_boots_from_metadata_to_serving() -> Outcome {
     node.status_where("the first phase", Duration::from_secs(20), |status| !status.ready).await?;
     assert_eq!(node.live().await.map(|(code, _)| code), Ok(200));
     node.serving(BOOT).await?;
+    node.settled(BOOT).await?;
 
     let status = node.status().await.expect("answers");
     assert_eq!((status.phase, status.missing.len(), status.live), (Phase::Serving, 0, true));
@@ -37,13 +38,14 @@ async fn ids(node: &Node) -> Outcome<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_boot_changes_nothing() -> Outcome {
+async fn a_reboot_changes_nothing_and_loses_nothing() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
+    node.settled(BOOT).await?;
     let before = ids(&node).await?;
     fleet.sim.storage().put(&fleet.bucket, "upload_files/kept", "kept");
-    // The machine goes down hard: the programs die, all containers stop.
+    // The machine goes down hard: the programs die, all containers stop, /run is empty.
     node.signal_agent("KILL").await?;
     node.signal_edge("a", "KILL").await?;
     for container in node.holdings().await?.containers {
@@ -51,7 +53,9 @@ async fn a_second_boot_changes_nothing() -> Outcome {
             fleet.engine.kill(&container.id).await?;
         }
     }
+    node.wipe_run()?;
     node.boot_to_serving().await?;
+    node.settled(BOOT).await?;
     assert_eq!(ids(&node).await?, before, "a container was replaced");
     let revision = fleet.schema_revision().await?;
     assert_eq!(revision.as_ref(), revisions("1.14.2").last());

@@ -18,6 +18,7 @@ async fn every_container_killed_in_turn_comes_back() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
+    node.settled(BOOT).await?;
     let all = node.holdings().await?.containers;
     for container in &all {
         fleet.engine.kill(&container.id).await?;
@@ -36,13 +37,7 @@ async fn every_container_killed_in_turn_comes_back() -> Outcome {
             },
         )
         .await?;
-        node.serving(BOOT).await?;
-        wait_for(&format!("{} to run", container.service), OFTEN, BOOT, async || {
-            let now =
-                node.container(&container.service).await.map_err(|broken| broken.to_string())?;
-            if now.state == "running" { Ok(()) } else { Err(now.state) }
-        })
-        .await?;
+        node.settled(BOOT).await?;
     }
     fleet.close(vec![node], &["exited", "restart", "ended", "not ready"]).await
 }
@@ -101,6 +96,7 @@ async fn the_edge_serves_on_while_the_agent_is_replaced() -> Outcome {
     let fleet = Fleet::start(Options::default()).await?;
     let mut node = fleet.node().await?;
     node.boot_to_serving().await?;
+    node.settled(BOOT).await?;
     let before = node.holdings().await?;
     node.signal_agent("KILL").await?;
     for _ in 0..50 {
@@ -108,7 +104,7 @@ async fn the_edge_serves_on_while_the_agent_is_replaced() -> Outcome {
         assert_eq!(answer.status().as_u16(), 200);
     }
     node.start_agent()?;
-    node.status_where("the agent to adopt", BOOT, |status| status.phase == Phase::Serving).await?;
+    node.settled(BOOT).await?;
     assert_eq!(node.health().await.map(|(code, _)| code), Ok(200));
     assert_eq!(node.holdings().await?, before, "something was recreated");
     fleet.close(vec![node], &["agent"]).await

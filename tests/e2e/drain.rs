@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 /// Streams open at once: more than one gunicorn worker's connections.
 const STREAMS: usize = 50;
 
-/// Events of each stream: ten seconds' worth, so that all are open together.
-const EVENTS: u64 = 100;
+/// Events of each stream: six seconds' worth, so that all are open together.
+const EVENTS: u64 = 60;
 
 /// Events of one streamed run of the stand-in, to its end.
 async fn events(url: String) -> Outcome<Vec<Value>> {
@@ -43,8 +43,11 @@ async fn a_sigterm_with_fifty_streams_open_loses_no_event() -> Outcome {
     node.tell(&document)?;
     node.boot_to_serving().await?;
     let url = node.url("/v1/chat-messages");
-    let streams: JoinSet<_> = (0..STREAMS).map(|_| events(url.clone())).collect();
+    let mut streams: JoinSet<_> = (0..STREAMS).map(|_| events(url.clone())).collect();
     wait_for("all streams to be open", OFTEN, Duration::from_secs(30), async || {
+        if let Some(early) = streams.try_join_next() {
+            return Err(format!("a stream ended: {early:?}"));
+        }
         let status = node.status().await?;
         let open: u32 = status.edges.iter().map(|edge| edge.in_flight).sum();
         if usize::try_from(open).is_ok_and(|open| open >= STREAMS) {

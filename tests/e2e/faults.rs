@@ -3,23 +3,30 @@
 
 use std::time::Duration;
 
-use dify_common::wire::status::Phase;
+use dify_common::wire::status::{AgentStatus, Phase};
 use serde_json::{Value, json};
 use sim::VersionState;
 use tests::Outcome;
 use tests::config::secret_id;
 use tests::fleet::{Fleet, Options, write_lock};
 use tests::link::Weather;
-use tests::node::{BOOT, Node};
+use tests::node::{BOOT, Node, OFTEN};
+use tests::wait::wait_for;
 
 const SOON: Duration = Duration::from_secs(40);
 
 /// `run` reports `kind` and stays; `check` exits with `code`; no container was made.
 async fn refused(node: &mut Node, kind: &str, code: i32) -> Outcome<String> {
     node.boot()?;
-    let status = node
-        .status_where(&format!("the failure {kind}"), SOON, |status| status.phase == Phase::Failed)
-        .await?;
+    // Asked as on the VM: where operators would ask over the network is not
+    // known while the document cannot be read.
+    let status = wait_for(&format!("the failure {kind}"), OFTEN, SOON, async || {
+        let (_, printed) = node.run_verb(&["status", "--json"]).await.map_err(|e| e.to_string())?;
+        let status: AgentStatus =
+            serde_json::from_str(printed.trim()).map_err(|error| format!("{printed}: {error}"))?;
+        if status.phase == Phase::Failed { Ok(status) } else { Err(printed) }
+    })
+    .await?;
     let failure = status.failure.expect("says why");
     assert_eq!(failure.kind, kind, "{}", failure.message);
     assert_eq!(node.health().await.map(|(code, _)| code), Ok(503));
@@ -103,7 +110,7 @@ async fn a_registry_that_is_away_is_waited_for() -> Outcome {
     fleet.links.registry.set(Weather::Cut).await;
     let mut node = fleet.node().await?;
     node.boot()?;
-    node.missing("registry", SOON).await?;
+    node.missing("images", SOON).await?;
     fleet.links.registry.set(Weather::Clear).await;
     node.serving(BOOT).await?;
     fleet.close(vec![node], &["registry", "pull"]).await

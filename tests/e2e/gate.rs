@@ -1,8 +1,10 @@
 //! One migration in the fleet, by whoever is first.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dify_common::wire::status::Phase;
+use serde_json::json;
 use tests::Outcome;
 use tests::catalog::{Role, revisions};
 use tests::fleet::{Fleet, Options};
@@ -24,6 +26,19 @@ async fn three_nodes_at_once_migrate_once() -> Outcome {
     }
     assert_eq!(fleet.schema_revision().await?.as_ref(), revisions("1.14.2").last());
     assert_eq!(fleet.bed.main.number(&fleet.role, RECORDS).await?, 1);
+    // The plugin daemons took turns: two first starts at once make the same
+    // tables, and the second one dies of it.
+    for node in &nodes {
+        let daemon = node.container("plugin_daemon").await?;
+        let said = fleet.engine.logs(&daemon.id).await?;
+        assert!(said.contains("dify plugin db initialized"), "{said}");
+        assert!(!said.contains("PANIC"), "{said}");
+        let seen = fleet.engine.inspect(&daemon.id).await?.state.unwrap_or_default();
+        assert_eq!(seen.restarting, Some(false));
+        let status = node.status().await.expect("answers");
+        let restarts = status.containers.iter().map(|container| container.restarts).max();
+        assert_eq!(restarts, Some(0), "{:?}", status.containers);
+    }
     fleet.close(nodes, &[]).await
 }
 
@@ -33,13 +48,16 @@ async fn a_failed_migration_is_reported_and_not_repeated() -> Outcome {
     let behaviour = Behaviour { faults, ..Behaviour::default() };
     let fleet = Fleet::start(Options { behaviour, ..Options::default() }).await?;
     let mut node = fleet.node().await?;
+    let mut document = node.document(&fleet);
+    document["liveness"] = json!({ "docker_after": "1s", "disk_after": "1s", "agent_after": "3s" });
+    node.tell(&document)?;
     node.boot()?;
     let status = node
         .status_where("the migration to fail", BOOT, |status| status.phase == Phase::Failed)
         .await?;
     assert_eq!(status.failure.map(|failure| failure.kind).as_deref(), Some("migration"));
     assert_eq!(node.health().await.map(|(code, _)| code), Ok(503));
-    assert_eq!(node.live().await.map(|(code, _)| code), Ok(200));
+    node.alive(Duration::from_secs(4)).await?;
     let services: Vec<String> =
         node.holdings().await?.containers.into_iter().map(|container| container.service).collect();
     assert!(

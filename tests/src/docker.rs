@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
@@ -64,12 +65,18 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// The engine of this machine.
     pub async fn connect() -> Outcome<Self> {
-        let docker = Docker::connect_with_unix(SOCKET, DEADLINE, bollard::API_DEFAULT_VERSION)
-            .doing(|| format!("use {SOCKET}"))?;
+        Self::connect_to(Path::new(SOCKET)).await
+    }
+
+    /// The engine behind `socket`.
+    pub async fn connect_to(socket: &Path) -> Outcome<Self> {
+        let name = socket.display().to_string();
+        let docker = Docker::connect_with_unix(&name, DEADLINE, bollard::API_DEFAULT_VERSION)
+            .doing(|| format!("use {name}"))?;
         let docker = docker
             .negotiate_version()
             .await
-            .doing(|| format!("ask Docker on {SOCKET} for its version"))?;
+            .doing(|| format!("ask Docker on {name} for its version"))?;
         Ok(Self { docker })
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use sim::{Sim, SimOptions};
 use tokio::runtime::Builder;
@@ -21,6 +22,9 @@ use crate::node::Node;
 use crate::secrets::{Planted, random};
 use crate::stores::{CertificateNames, Postgres, Redis, RedisOptions, Rights};
 use crate::{Broken, Doing as _, Outcome};
+
+/// What an edge says whose agent a test took away.
+const BEREFT: [&str; 2] = ["lost the agent", "agent is silent"];
 
 /// Service account of every VM.
 pub const ACCOUNT: &str = "dify-vm@dify-sim.iam.gserviceaccount.com";
@@ -150,7 +154,7 @@ impl Fleet {
             main: Link::open(&addresses, loopback(bed.main.port)).await?,
             vector: Link::open(&addresses, loopback(bed.vector.port)).await?,
             redis: Link::open(&addresses, loopback(redis.port)).await?,
-            registry: Link::open(&addresses[1..], bed.registry).await?,
+            registry: Link::open(&addresses, bed.registry).await?,
         };
         let sim = Sim::start(SimOptions { bind: bed.host, ..SimOptions::default() })
             .await
@@ -268,10 +272,12 @@ impl Fleet {
         for node in &nodes {
             wrong.extend(node.misplaced_secrets(&self.secrets).await?);
         }
-        for node in nodes {
-            if let Err(broken) = node.end().await {
-                wrong.push(format!("{broken:?}"));
-            }
+        let mut expected = expected.to_vec();
+        if nodes.iter().any(|node| node.bereft) {
+            expected.extend(BEREFT);
+        }
+        for ended in join_all(nodes.into_iter().map(Node::end)).await {
+            wrong.extend(ended.err().map(|broken| format!("{broken:?}")));
         }
         let left = self.engine.holdings(&self.node_prefix()).await?;
         for container in left.containers {
@@ -284,7 +290,7 @@ impl Fleet {
                 ));
             }
         }
-        wrong.extend(self.logs.judge(expected, &self.secrets));
+        wrong.extend(self.logs.judge(&expected, &self.secrets));
         self.engine.remove(&self.node_prefix()).await?;
         self.engine.remove_images(&self.image_prefix()).await?;
         self.bed.main.remove(&self.role).await?;

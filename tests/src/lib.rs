@@ -19,6 +19,7 @@ pub mod cert;
 pub mod child;
 pub mod config;
 pub mod docker;
+pub mod dockerd;
 pub mod fleet;
 pub mod images;
 pub mod link;
@@ -26,8 +27,10 @@ pub mod logs;
 pub mod node;
 pub mod program;
 pub mod secrets;
+pub mod socket;
 pub mod stores;
 pub mod systemd;
+pub mod tmpfs;
 pub mod wait;
 
 pub use broken::{Broken, Doing, Outcome};

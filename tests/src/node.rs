@@ -4,11 +4,11 @@ mod leaks;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use dify_common::wire::status::AgentStatus;
+use dify_common::wire::status::{AgentStatus, Phase};
 use reqwest::Response;
 use serde_json::Value;
 use sim::{Instance, InstanceHandle};
@@ -18,11 +18,12 @@ use tokio::time::timeout;
 
 use crate::child;
 use crate::docker::{Container, Engine, Holdings};
+use crate::dockerd::Dockerd;
 use crate::fleet::{ACCOUNT, Fleet};
 use crate::logs::Logs;
 use crate::program::{self, Told};
 use crate::systemd::Notifications;
-use crate::wait::wait_for;
+use crate::wait::{holds_for, wait_for};
 use crate::{Broken, Doing as _, Outcome};
 
 /// From nothing to `/health` 200 with the usual images, three nodes at once on two cores.
@@ -50,8 +51,12 @@ pub struct Node {
     folder: PathBuf,
     listener: TcpListener,
     agent: Option<Child>,
+    /// A test took the agent away: its edges may say so.
+    pub(crate) bereft: bool,
     edges: BTreeMap<String, Child>,
     client: reqwest::Client,
+    /// Asks the operator endpoints.
+    operator: reqwest::Client,
     engine: Engine,
     logs: Logs,
     tasks: JoinSet<()>,
@@ -81,6 +86,7 @@ impl Node {
             run,
             edge_state,
             notify: notifications.path().to_owned(),
+            namespace: None,
             watchdog_usec: 30_000_000,
         };
         let client = reqwest::Client::builder()
@@ -98,8 +104,10 @@ impl Node {
             subnet,
             folder,
             listener,
+            operator: client.clone(),
             client,
             agent: None,
+            bereft: false,
             edges: BTreeMap::new(),
             engine: fleet.engine.clone(),
             logs: fleet.logs.clone(),
@@ -122,6 +130,25 @@ impl Node {
         let yaml = serde_yaml::to_string(document).doing(|| "write the document".into())?;
         self.instance.set_attribute("dify-config", yaml);
         Ok(())
+    }
+
+    /// Puts the node on an engine of its own, in that engine's network
+    /// namespace, as if it had a machine to itself. `data` holds the engine's data.
+    pub async fn own_engine(&mut self, fleet: &Fleet, data: &Path) -> Outcome<Dockerd> {
+        let folder = self.folder.join("engine");
+        let registry = SocketAddr::new(fleet.host(), fleet.links.registry.port());
+        let port = registry.port();
+        let dockerd = Dockerd::start(&folder, data, self.subnet, port, registry).await?;
+        self.engine = dockerd.engine().await?;
+        self.told.namespace = Some(dockerd.namespace.clone());
+        // Loopback of a namespace is out of our reach; a socket file is not.
+        self.operator = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(10))
+            .unix_socket(self.told.run.join("ops.sock"))
+            .build()
+            .doing(|| "make a client".into())?;
+        Ok(dockerd)
     }
 
     /// Starts both programs.
@@ -156,6 +183,7 @@ impl Node {
     /// Ends the agent with `signal` (`KILL`: as a crash does) and waits for it.
     pub async fn signal_agent(&mut self, signal: &str) -> Outcome<ExitStatus> {
         let agent = self.agent.take().ok_or_else(|| Broken::new("the agent does not run"))?;
+        self.bereft = true;
         finish(agent, signal, "the agent").await
     }
 
@@ -210,21 +238,36 @@ impl Node {
         self.client.get(self.url(path)).send().await.map_err(|error| format!("GET {path}: {error}"))
     }
 
+    /// A request at the front, to be sent.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("tests name real methods");
+        self.client.request(method, self.url(path))
+    }
+
+    /// `POST` of a JSON document at the front: status and JSON answered.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value), String> {
+        let sent = self.request("POST", path).json(body).send().await;
+        let answer = sent.map_err(|error| format!("POST {path}: {error}"))?;
+        let code = answer.status().as_u16();
+        let text = answer.text().await.map_err(|error| format!("POST {path}: {error}"))?;
+        Ok((code, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
     /// Status and body of `/health`.
     pub async fn health(&self) -> Result<(u16, Value), String> {
-        self.answer("/health").await
+        self.get_json("/health").await
     }
 
     /// Status and body of `/health/live`.
     pub async fn live(&self) -> Result<(u16, Value), String> {
-        self.answer("/health/live").await
+        self.get_json("/health/live").await
     }
 
     /// What the agent says of itself on port 1081.
     pub async fn status(&self) -> Result<AgentStatus, String> {
         let url = format!("http://{}/status", self.ops);
         let answer =
-            self.client.get(url).send().await.map_err(|error| format!("GET /status: {error}"))?;
+            self.operator.get(url).send().await.map_err(|error| format!("GET /status: {error}"))?;
         let text = answer.text().await.map_err(|error| format!("GET /status: {error}"))?;
         serde_json::from_str(&text).map_err(|error| format!("/status is {text:?}: {error}"))
     }
@@ -238,6 +281,18 @@ impl Node {
             }
         })
         .await
+    }
+
+    /// Waits until it serves and nothing is on its way any more: the worker and
+    /// the beat start after what serving needs.
+    pub async fn settled(&self, at_most: Duration) -> Outcome {
+        self.status_where("every container to be ready", at_most, |status| {
+            status.phase == Phase::Serving
+                && !status.containers.is_empty()
+                && status.containers.iter().all(|container| container.ready)
+        })
+        .await?;
+        self.serving(at_most).await
     }
 
     /// Waits for `/health` 503 with `kind` among what is missing.
@@ -266,6 +321,57 @@ impl Node {
         .await
     }
 
+    /// Holds `/health/live` to be 200 all through `period`.
+    pub async fn alive(&self, period: Duration) -> Outcome {
+        holds_for("/health/live", OFTEN, period, async || match self.live().await? {
+            (200, _) => Ok(()),
+            (code, body) => Err(format!("{code} {body}")),
+        })
+        .await
+    }
+
+    /// Waits for `/health/live` 503 with just `fault`.
+    pub async fn faulty(&self, fault: &str, at_most: Duration) -> Outcome {
+        wait_for(&format!("{} to have the fault {fault}", self.id), OFTEN, at_most, async || {
+            match self.live().await? {
+                (503, body) if body["faults"] == serde_json::json!([fault]) => Ok(()),
+                (code, body) => Err(format!("/health/live {code} {body}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits for `/health/live` 200.
+    pub async fn forgiven(&self, at_most: Duration) -> Outcome {
+        wait_for(&format!("{} to be alive", self.id), OFTEN, at_most, async || {
+            match self.live().await? {
+                (200, _) => Ok(()),
+                (code, body) => Err(format!("/health/live {code} {body}")),
+            }
+        })
+        .await
+    }
+
+    /// Addresses of a service's container on its networks.
+    pub async fn addresses(&self, service: &str) -> Outcome<Vec<String>> {
+        let told = self.engine.inspect(&self.container(service).await?.id).await?;
+        let networks = told.network_settings.and_then(|settings| settings.networks);
+        let addresses = networks.into_iter().flatten().filter_map(|(_, end)| end.ip_address);
+        Ok(addresses.filter(|address| !address.is_empty()).collect())
+    }
+
+    /// The agent's state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Empties the run folder, as a reboot does.
+    pub fn wipe_run(&self) -> Outcome {
+        std::fs::remove_dir_all(&self.told.run)
+            .and_then(|()| std::fs::create_dir(&self.told.run))
+            .doing(|| format!("empty {}", self.told.run.display()))
+    }
+
     /// What the node has on the engine.
     pub async fn holdings(&self) -> Outcome<Holdings> {
         self.engine.holdings(&self.id).await
@@ -282,24 +388,22 @@ impl Node {
         }
     }
 
-    /// Stops both programs as systemd would at shutdown, the agent first.
+    /// Stops all its programs at once, as systemd does at shutdown.
     pub async fn end(mut self) -> Outcome {
-        if self.agent.is_some() {
-            let status = self.signal_agent("TERM").await?;
-            if !status.success() {
-                return Err(Broken::new(format!("the agent of {} ended with {status}", self.id)));
+        let edges = std::mem::take(&mut self.edges).into_iter();
+        let programs = edges.map(|(instance, process)| (format!("edge {instance}"), process));
+        let agent = self.agent.take().map(|process| ("agent".to_owned(), process));
+        let id = &self.id;
+        let ending = programs.chain(agent).map(async |(name, process)| {
+            let what = format!("the {name} of {id}");
+            let status = finish(process, "TERM", &what).await?;
+            if status.success() {
+                Ok(())
+            } else {
+                Err(Broken::new(format!("{what} ended with {status}")))
             }
-        }
-        let instances: Vec<String> = self.edges.keys().cloned().collect();
-        for instance in instances {
-            let status = self.signal_edge(&instance, "TERM").await?;
-            if !status.success() {
-                return Err(Broken::new(format!(
-                    "edge {instance} of {} ended with {status}",
-                    self.id
-                )));
-            }
-        }
+        });
+        futures_util::future::try_join_all(ending).await?;
         // The last lines of both.
         while timeout(Duration::from_secs(5), self.tasks.join_next())
             .await
@@ -322,7 +426,8 @@ impl Node {
         Ok(process)
     }
 
-    async fn answer(&self, path: &str) -> Result<(u16, Value), String> {
+    /// Status and JSON of a `GET` at the front.
+    pub async fn get_json(&self, path: &str) -> Result<(u16, Value), String> {
         let answer = self.get(path).await?;
         let code = answer.status().as_u16();
         let text = answer.text().await.map_err(|error| format!("GET {path}: {error}"))?;
@@ -341,10 +446,14 @@ impl Node {
 
 fn summary(status: &AgentStatus) -> String {
     let AgentStatus { phase, missing, waiting_on, failure, .. } = status;
+    let late = status.containers.iter().filter(|container| !container.ready);
+    let late: Vec<&str> = late.map(|container| container.service.as_str()).collect();
     let failure = failure.as_ref().map_or(String::new(), |failure| {
         format!(", failed: {}: {}", failure.kind, failure.message)
     });
-    format!("phase {phase}, missing {missing:?}, waiting on {waiting_on:?}{failure}")
+    format!(
+        "phase {phase}, missing {missing:?}, not ready {late:?}, waiting on {waiting_on:?}{failure}"
+    )
 }
 
 async fn finish(mut process: Child, signal: &str, what: &str) -> Outcome<ExitStatus> {

@@ -34,6 +34,8 @@ pub struct Told {
     pub edge_state: PathBuf,
     /// `NOTIFY_SOCKET` of whom.
     pub notify: PathBuf,
+    /// Network namespace the programs live in, if it is not the machine's.
+    pub namespace: Option<String>,
     /// `WATCHDOG_USEC`.
     pub watchdog_usec: u64,
 }
@@ -41,7 +43,7 @@ pub struct Told {
 /// `dify-agent VERB...` as systemd starts it on a VM.
 pub fn agent(told: &Told, verb: &[&str]) -> Outcome<Command> {
     let program = path("dify-agent")?;
-    let mut command = Launch { program: &program, user: None, at_our_death: "KILL" }.command();
+    let mut command = launch(told, &program);
     command.args(verb);
     environment(&mut command, told);
     Ok(command)
@@ -53,8 +55,7 @@ pub fn agent(told: &Told, verb: &[&str]) -> Outcome<Command> {
 pub fn edge(told: &Told, instance: &str, listener: OwnedFd) -> Outcome<Command> {
     let program = path("dify-edge")?;
     let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec "$0" "$@" 3<&0 </dev/null"#;
-    let mut command =
-        Launch { program: Path::new("sh"), user: None, at_our_death: "KILL" }.command();
+    let mut command = launch(told, Path::new("sh"));
     command.args(["-c", script]).arg(program);
     command.args([
         "--instance",
@@ -73,11 +74,24 @@ pub fn edge(told: &Told, instance: &str, listener: OwnedFd) -> Outcome<Command> 
     Ok(command)
 }
 
+fn launch(told: &Told, program: &Path) -> Command {
+    let launch = |program| Launch { program, user: None, at_our_death: "KILL" };
+    match &told.namespace {
+        None => launch(program).command(),
+        Some(name) => {
+            let mut command = launch(Path::new("nsenter")).command();
+            command.arg(format!("--net=/run/netns/{name}")).arg("--").arg(program);
+            command
+        }
+    }
+}
+
 fn environment(command: &mut Command, told: &Told) {
     command
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("GCE_METADATA_HOST", &told.metadata_host)
+        .env("RUNTIME_DIRECTORY", &told.run)
         .env("NOTIFY_SOCKET", &told.notify)
         .env("WATCHDOG_USEC", told.watchdog_usec.to_string());
 }

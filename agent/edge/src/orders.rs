@@ -48,14 +48,15 @@ pub(crate) fn apply(shared: &Shared, orders: Orders, heard: bool) -> bool {
     news
 }
 
-/// An agent that is taking over knows that it lives, and of the node's own
-/// faults; everything else stays as it was ordered before.
+/// An agent that is taking over knows that it lives, of the node's own faults
+/// and whether the node is to leave service; everything else stays as it was ordered before.
 fn adopting(before: &Orders, now: Orders) -> Orders {
     Orders {
         adopting: true,
         sequence: now.sequence,
         live: now.live,
         faults: now.faults,
+        drain: now.drain,
         silent_fault_after_ms: now.silent_fault_after_ms,
         ..before.clone()
     }

@@ -1,6 +1,6 @@
 //! `releases list|show|lock`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dify_common::clock;
 use dify_common::gcp::token::Tokens;
@@ -11,11 +11,15 @@ use serde::Serialize;
 
 use super::table::{json, say, table};
 use super::{Output, ReleasesVerb, Told, told};
+use crate::config::source::DEFAULT_FILE;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::registry::{InvalidReference, Reference, Registry};
 use crate::release::lock::Locked;
 use crate::release::{Library, Lock, ReleaseError};
+
+/// Where locks are written and found by default.
+const RELEASES: &str = "/etc/dify-agent/releases";
 
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -37,9 +41,13 @@ fn bad(error: ReleaseError) -> Failure {
 
 /// The library a node would use; without settings, the built-in one.
 async fn library(told: &Told) -> Library {
-    let folder = match told::settings(told).await {
-        Ok(settings) => settings.images.releases_dir,
-        Err(_) => None,
+    // Asked of a file only: these verbs are also for machines that are no VM,
+    // where looking for a metadata server takes seconds.
+    let known = told.config.is_some() || Path::new(DEFAULT_FILE).exists();
+    let folder = if known {
+        told::settings(told).await.ok().and_then(|settings| settings.images.releases_dir)
+    } else {
+        Some(PathBuf::from(RELEASES)).filter(|folder| folder.is_dir())
     };
     Library::new(folder)
 }
@@ -115,7 +123,11 @@ async fn lock(
     out: &Path,
 ) -> Result<Exit, Failure> {
     let manifest = library.manifest(id).map_err(bad)?;
-    let tokens = Tokens::find(&Environment).await.ok();
+    let google = manifest.images().iter().any(|image| {
+        let asked = image.parse::<Reference>().and_then(|image| place(image, mirror));
+        asked.is_ok_and(|asked| asked.is_google())
+    });
+    let tokens = if google { Tokens::find(&Environment).await.ok() } else { None };
     let registry = Registry::new(tokens).map_err(|error| Failure::lasting(Exit::Failed, &error))?;
     let invalid = |error: InvalidReference| Failure::lasting(Exit::Manifest, &error);
     let images = manifest.images();
@@ -127,10 +139,7 @@ async fn lock(
     for image in images {
         bar.set_message(image.to_owned());
         let reference: Reference = image.parse().map_err(invalid)?;
-        let asked = match mirror {
-            Some(mirror) => reference.mirrored(mirror).map_err(invalid)?,
-            None => reference,
-        };
+        let asked = place(reference, mirror).map_err(invalid)?;
         let resolved = registry.resolve(&asked).await;
         let resolved = resolved.map_err(|error| Failure::passing(Exit::Dependency, &error))?;
         let locked = Locked {
@@ -151,6 +160,14 @@ async fn lock(
     })?;
     say(format!("locked {} images of {id} in {}", lock.images.len(), path.display()));
     Ok(Exit::Done)
+}
+
+/// Where an image is asked for.
+fn place(image: Reference, mirror: Option<&str>) -> Result<Reference, InvalidReference> {
+    match mirror {
+        Some(mirror) => image.mirrored(mirror),
+        None => Ok(image),
+    }
 }
 
 /// Whole or not at all: a reader never sees half a lock.

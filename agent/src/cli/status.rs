@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use dify_common::wire::edge::EdgeState;
 use dify_common::wire::status::{AgentStatus, Phase};
 use tokio::time::sleep;
 
@@ -44,13 +43,18 @@ pub async fn drain(socket: &Path, wait: bool) -> Result<Exit, Failure> {
     if !wait {
         return Ok(Exit::Done);
     }
-    let mut last = Vec::new();
+    let (mut last, mut began) = (Vec::new(), false);
     loop {
         let status = ask(&client).await?;
-        let drained = status.edges.iter().all(|edge| edge.state == EdgeState::Drained);
-        if status.phase == Phase::Draining && drained {
+        if status.drained {
             return Ok(Exit::Done);
         }
+        // Taken up within a moment; gone again means that somebody called it back.
+        let draining = status.phase == Phase::Draining;
+        if began && !draining {
+            return Err(Failure::said(Exit::Failed, "the node was called back into service"));
+        }
+        began |= draining;
         if status.waiting_on != last {
             say(status.waiting_on.join("; "));
             last = status.waiting_on;

@@ -10,6 +10,9 @@ use serde::Serialize;
 pub fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) {
+        table.set_width(size.ws_col);
+    }
     table.set_header(heads.iter().map(|head| head.to_uppercase()).collect::<Vec<_>>());
     table
 }

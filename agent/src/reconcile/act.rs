@@ -49,18 +49,29 @@ impl Actor {
         let start: Pin<Box<dyn Future<Output = Result<(), String>> + Send>> =
             Box::pin(async move {
                 this.engine(&step, &spec).await.map_err(|error| Chain(&error).to_string())?;
-                let _ = timeout(DAEMON_START, this.answers(&spec)).await;
-                Ok(())
+                match timeout(DAEMON_START, this.answers(&spec)).await {
+                    Ok(alive) => alive,
+                    // It runs and is slow; the others need not wait for it.
+                    Err(_) => Ok(()),
+                }
             });
         let turn = self.node.gate.start_daemon(&|_| {}, DAEMON_TURN, start).await;
         turn.map_err(|error| Chain(&error).to_string())?
     }
 
-    async fn answers(&self, spec: &ContainerSpec) {
+    /// Waits until it answers; an error when it does not even run any more.
+    async fn answers(&self, spec: &ContainerSpec) -> Result<(), String> {
+        let (engine, node) = (&self.node.engine, &self.node.settings.node);
         let since = Instant::now();
-        while self.node.prober.ask(spec, &self.node.engine, since).await != Answer::Ready {
+        while self.node.prober.ask(spec, engine, since).await != Answer::Ready {
+            let observed = engine.observe(node).await.map_err(|error| Chain(&error).to_string())?;
+            let runs = observed.containers.get(&spec.name).is_some_and(|c| c.state.is_running());
+            if !runs {
+                return Err(format!("{} ended before it answered", spec.service));
+            }
             sleep(EVERY).await;
         }
+        Ok(())
     }
 
     async fn engine(&self, step: &Move, spec: &ContainerSpec) -> Result<(), EngineError> {

@@ -8,8 +8,8 @@ use dify_common::chain::Chain;
 use dify_common::gcp::token::Tokens;
 use dify_common::retry::{Backoff, Retryable};
 use dify_common::settings::Environment;
-use dify_common::wire::status::Phase;
-use tokio::time::{Instant, sleep};
+use dify_common::wire::status::{Finding, Phase};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::context::Context;
@@ -20,8 +20,10 @@ use crate::backends::{self, CheckLine, Verdict};
 use crate::config::Settings;
 use crate::config::settings::SecretName;
 use crate::dify::stack::Stack;
+use crate::engine::execute::Wanted;
 use crate::engine::firewall::{self as filter, Firewall, Rule};
 use crate::engine::observed::Subnet;
+use crate::engine::plan::{Step, plan};
 use crate::engine::progress::{self, Show};
 use crate::engine::pull::pull_all;
 use crate::engine::spec::FirewallRule;
@@ -33,10 +35,12 @@ use crate::prepare::{self, Prepared};
 use crate::registry::Reference;
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// A service that is down at boot is asked again this often.
 const AGAIN: Duration = Duration::from_secs(3);
+/// Preflight that does not pass for this long starts over with fresh secrets.
+const REFETCH: Duration = Duration::from_mins(1);
 /// Docker is started by systemd beside us; a cold start with many containers
 /// takes tens of seconds.
 const ENGINE: Duration = Duration::from_mins(2);
@@ -49,23 +53,18 @@ pub(super) async fn boot(ctx: &Context, settings: &Settings) -> Result<Arc<Node>
         view.release = Some(settings.release.clone());
         view.silent_fault_after = settings.liveness.agent_after;
     });
-    let prepared = prepared(ctx, settings).await?;
-    for finding in prepared.stack.findings.iter().chain(prepared.secrets.findings()) {
-        board.finding(finding.clone());
-    }
-
-    board.enter(Phase::Preflight);
-    let engine = engine(ctx, settings).await?;
-    preflight(ctx, settings, &prepared).await?;
+    let (prepared, engine) = ready(ctx, settings).await?;
 
     board.enter(Phase::Pulling);
     let site = prepare::site(settings)?;
     pull(&engine, &prepared, settings).await?;
-    arrange(&engine, &site, &prepared).await.map_err(|error| engine_failure(&error))?;
+    arrange(&engine, &site, &prepared, Which::Networks).await.map_err(|e| engine_failure(&e))?;
 
     board.enter(Phase::Gating);
     let gate = prepare::gate(settings, &prepared, &engine, &site).await?;
     pass(ctx, &gate).await?;
+    // Only now: a release that is refused has changed nothing.
+    arrange(&engine, &site, &prepared, Which::All).await.map_err(|e| engine_failure(&e))?;
 
     board.enter(Phase::Starting);
     let setup = Setup::default();
@@ -83,11 +82,29 @@ pub(super) async fn boot(ctx: &Context, settings: &Settings) -> Result<Arc<Node>
         board,
         tasks,
         services,
-        disk: ctx.disk.clone(),
         setup,
         google: tokens,
+        secrets: secrets.clone(),
         guarded: secrets.get(SecretName::InitPassword).is_some(),
     }))
+}
+
+/// Prepared and preflighted. A service that refuses for a minute may refuse the
+/// very password that was fetched: everything is fetched anew then.
+async fn ready(ctx: &Context, settings: &Settings) -> Result<(Prepared, Engine), Failure> {
+    loop {
+        ctx.board.enter(Phase::Booting);
+        let prepared = prepared(ctx, settings).await?;
+        let findings = prepared.stack.findings.iter().chain(prepared.secrets.findings());
+        let findings: Vec<Finding> = findings.cloned().collect();
+        ctx.board.amend(|view| view.findings = findings);
+        ctx.board.enter(Phase::Preflight);
+        let engine = engine(ctx, settings).await?;
+        if let Ok(passed) = timeout(REFETCH, preflight(ctx, settings, &prepared)).await {
+            return passed.map(|()| (prepared, engine));
+        }
+        info!("preflight does not pass; preparing anew");
+    }
 }
 
 /// Secrets and stack; what may pass is waited out, for Secret Manager and the
@@ -144,6 +161,9 @@ async fn preflight(ctx: &Context, settings: &Settings, prepared: &Prepared) -> R
             lines.iter().filter(|line| line.verdict == Verdict::Fail).collect();
         if bad.is_empty() {
             info!(lines = lines.len(), "preflight passed");
+            for finding in backends::findings(&lines) {
+                ctx.board.finding(finding);
+            }
             return Ok(());
         }
         let words: Vec<String> = bad.iter().map(|line| line.sentence()).collect();
@@ -178,26 +198,53 @@ async fn pull(engine: &Engine, prepared: &Prepared, settings: &Settings) -> Resu
     }
 }
 
-/// Networks and the packet filter, and nothing of an earlier stack left over.
+/// How much of a stack is arranged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// Networks and the packet filter: the one-shots need them.
+    Networks,
+    /// Also what this release no longer has.
+    All,
+}
+
+/// Networks and the packet filter as wanted; nothing of an earlier stack left over.
 async fn arrange(
     engine: &Engine,
     site: &crate::engine::Site,
     prepared: &Prepared,
+    which: Which,
 ) -> Result<(), EngineError> {
     let stack = &prepared.stack;
     engine.remove_orphans(site).await?;
-    let observed = engine.observe(site.node()).await?;
-    for name in observed.containers.keys() {
-        if !stack.containers.iter().any(|spec| spec.name == *name) {
-            info!(container = name, "removing: this release has no such service");
-            engine.stop(name, None, Duration::from_secs(10)).await?;
-            engine.remove(name).await?;
+    let wanted = Wanted { containers: &stack.containers, networks: &stack.networks };
+    let hashes = wanted.hashes(site);
+    // Twice at most: a network is removed in one pass and made in the next.
+    for _ in 0..3 {
+        let observed = engine.observe(site.node()).await?;
+        let plan = plan(&stack.containers, &stack.networks, &hashes, &observed);
+        let mut carried = 0;
+        for step in plan.steps.iter().filter(|step| concerns(step, which, stack)) {
+            info!(step = ?step, "arrange");
+            engine.carry_out(step, wanted, site).await?;
+            carried += 1;
+        }
+        if carried == 0 {
+            break;
         }
     }
-    for network in &stack.networks {
-        engine.ensure_network(network, site).await?;
-    }
     Firewall::new(site.node(), rules(stack)).apply().await
+}
+
+/// Containers are created and started by the steady loop.
+fn concerns(step: &Step, which: Which, stack: &Stack) -> bool {
+    match step {
+        Step::RemoveNetwork { .. } | Step::CreateNetwork { .. } => true,
+        // One of the stack goes because its network does.
+        Step::Remove { name, .. } => {
+            which == Which::All || stack.containers.iter().any(|spec| spec.name == *name)
+        }
+        Step::Create { .. } | Step::Replace { .. } | Step::Start { .. } => false,
+    }
 }
 
 /// The stack's rules in the packet filter's terms.
@@ -211,13 +258,15 @@ fn rules(stack: &Stack) -> Vec<Rule> {
 }
 
 async fn pass(ctx: &Context, gate: &super::node::NodeGate) -> Result<(), Failure> {
-    let board = ctx.board.clone();
+    let (board, leading) = (ctx.board.clone(), ctx.leading.clone());
     let report = move |progress: Progress| match progress {
         Progress::Waiting(on) => board.waiting_on(vec![on.to_string()]),
         Progress::LearningHead => {
+            leading.send_replace(true);
             board.waiting_on(vec!["the image names its schema head".to_owned()]);
         }
         Progress::Migrating { from, to } => {
+            leading.send_replace(true);
             let from = from.as_deref().unwrap_or("an empty database");
             board.waiting_on(vec![format!("migration from {from} to {to}, by this node")]);
         }
@@ -227,12 +276,22 @@ async fn pass(ctx: &Context, gate: &super::node::NodeGate) -> Result<(), Failure
         }
         Progress::StartingDaemon => {}
     };
+    let _led = Led(ctx.leading.clone());
     match gate.pass(&report).await {
         Ok(passed) => {
             info!(?passed, "through the migration gate");
             Ok(())
         }
         Err(error) => Err(gate_failure(&error)),
+    }
+}
+
+/// Ends the lead whatever becomes of the gate.
+struct Led(watch::Sender<bool>);
+
+impl Drop for Led {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 

@@ -1,8 +1,8 @@
-//! What outlives one stack: the board, the intent, the tasks, the disk watch.
+//! What outlives one stack: the board, the intent, the tasks.
 
 use dify_common::tasks::Tasks;
+use tokio::sync::watch;
 
-use super::local::Disk;
 use crate::board::Board;
 use crate::intent::Intent;
 
@@ -15,6 +15,14 @@ pub struct Context {
     pub intent: Intent,
     /// Who owns what runs.
     pub tasks: Tasks,
-    /// Whether the disk takes writes.
-    pub disk: Disk,
+    /// True while this node leads a migration: nothing may cut that short.
+    pub leading: watch::Sender<bool>,
+}
+
+impl Context {
+    /// Resolves once this node leads no migration.
+    pub async fn not_leading(&self) {
+        let mut leading = self.leading.subscribe();
+        let _ = leading.wait_for(|leading| !*leading).await;
+    }
 }

@@ -52,7 +52,10 @@ pub fn spawn(
             }
             info!("back into service");
             drained.send_replace(false);
-            board.amend(|view| view.drain = None);
+            board.amend(|view| {
+                view.drain = None;
+                view.drained = false;
+            });
         }
     });
     answer
@@ -78,6 +81,7 @@ async fn leave(times: DrainTimes, board: &Board, drained: &watch::Sender<bool>) 
         }
         if matches!(now, Stage::Drained { .. }) {
             drained.send_replace(true);
+            board.amend(|view| view.drained = true);
         }
     }
 }

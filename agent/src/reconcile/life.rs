@@ -7,7 +7,7 @@ use std::time::Duration;
 use dify_common::chain::Chain;
 use dify_common::wire::status::Phase;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::boot::boot;
@@ -17,6 +17,7 @@ use super::serve::Serve;
 use super::stop;
 use crate::config::Settings;
 use crate::engine::Engine;
+use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::intent::Want;
 
@@ -25,6 +26,8 @@ const SOON: Duration = Duration::from_secs(5);
 /// One that needs somebody's hand: a secret that was added, a migration that
 /// was cleared and a lock that was written show only on another try.
 const LATER: Duration = Duration::from_secs(30);
+/// An engine that restarts is waited for this long before giving up on a clean stop.
+const ENGINE_BACK: Duration = Duration::from_secs(30);
 /// Beyond the drain's own bound, for containers that stop late.
 const STOP_MARGIN: Duration = Duration::from_mins(1);
 
@@ -44,6 +47,8 @@ pub async fn run(
             let mut wants = ctx.intent.watch();
             let _ = wants.wait_for(|want| *want == Want::Stop).await;
             let _ = drained.wait_for(|drained| *drained).await;
+            // A migration is let come to its end, within reason.
+            let _ = timeout(settings.drain.bound, ctx.not_leading()).await;
         };
         tokio::select! {
             // cancel-safe: containers go on; the next life starts from what it sees.
@@ -51,9 +56,16 @@ pub async fn run(
             // cancel-safe: a watch can be waited for again.
             () = changed(ctx, &mut told) => info!("what this node is told has changed"),
             // cancel-safe: as above.
-            () = over => break,
+            () = over => {
+                ctx.tasks.dismiss();
+                break;
+            }
         }
         ctx.tasks.dismiss();
+        if node.is_some() {
+            // What runs goes on serving while the next life looks at it.
+            ctx.board.amend(|view| view.adopting = true);
+        }
     }
     let settings = told.borrow().clone();
     stop_everything(ctx, &settings, node.as_deref()).await;
@@ -62,13 +74,12 @@ pub async fn run(
 /// A change is taken up at once, but never in the middle of a migration.
 async fn changed(ctx: &Context, told: &mut watch::Receiver<Arc<Settings>>) {
     let _ = told.changed().await;
-    let mut views = ctx.board.watch();
-    let _ = views.wait_for(|view| view.phase != Phase::Gating).await;
+    ctx.not_leading().await;
 }
 
 /// Boots and serves; comes back when it is time to boot again.
 async fn one_life(ctx: &Context, settings: &Settings, present: &mut Option<Arc<Node>>) {
-    match boot(ctx, settings).await {
+    match Box::pin(boot(ctx, settings)).await {
         Ok(node) => {
             *present = Some(node.clone());
             ctx.board.amend(|view| {
@@ -93,6 +104,8 @@ fn failed(ctx: &Context, failure: &Failure) {
     }
     ctx.board.enter(Phase::Failed);
     ctx.board.amend(|view| {
+        // On another schema even what runs must not go on serving.
+        view.adopting &= failure.exit != Exit::Migration;
         view.missing = std::iter::once(wire.kind.clone()).collect();
         view.failure = Some(wire);
     });
@@ -101,12 +114,20 @@ fn failed(ctx: &Context, failure: &Failure) {
 async fn stop_everything(ctx: &Context, settings: &Settings, node: Option<&Node>) {
     let bound = settings.drain.bound + STOP_MARGIN;
     crate::notify::stopping(bound);
-    match Engine::connect(&settings.paths.docker).await {
-        Ok(engine) => {
-            let stack = node.map(|node| &node.stack);
-            stop::stop_all(&engine, &settings.node, stack, bound).await;
+    let give_up = Instant::now() + ENGINE_BACK;
+    let engine = loop {
+        match Engine::connect(&settings.paths.docker).await {
+            Ok(engine) => break Some(engine),
+            Err(error) if Instant::now() >= give_up => {
+                warn!(error = %Chain(&error), "cannot stop containers");
+                break None;
+            }
+            Err(_) => sleep(SOON).await,
         }
-        Err(error) => warn!(error = %Chain(&error), "cannot stop containers"),
+    };
+    if let Some(engine) = engine {
+        let stack = node.map(|node| &node.stack);
+        stop::stop_all(&engine, &settings.node, stack, bound).await;
     }
     ctx.board.enter(Phase::Stopped);
     info!("stopped");

@@ -10,13 +10,19 @@ use std::time::Duration;
 
 use dify_common::tasks::Tasks;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, info_span, warn};
 
+use crate::board::Board;
+use crate::config::Settings;
 use crate::config::settings::Liveness;
+use crate::engine::{Engine, EngineErrorKind};
 
-/// The disk is tried this often.
-const PERIOD: Duration = Duration::from_secs(5);
+/// Disk and Docker are tried this often.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Docker answers `/version` in milliseconds; a busy one was seen to take seconds.
+const DOCKER_DEADLINE: Duration = Duration::from_secs(20);
 /// A write of one block and its flush that takes longer is as bad as a failure.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -34,7 +40,7 @@ impl Disk {
     }
 
     /// Tries the disk until told to stop.
-    pub fn spawn(&self, tasks: &Tasks) {
+    fn spawn(&self, tasks: &Tasks) {
         let (disk, stopping) = (self.clone(), tasks.stopping());
         tasks.spawn_essential("disk", info_span!("disk"), async move {
             let mut period = interval(PERIOD);
@@ -83,6 +89,65 @@ async fn write_through(path: &Path) -> io::Result<()> {
     file.sync_all().await?;
     drop(file);
     tokio::fs::remove_file(path).await
+}
+
+/// Watches Docker beside everything else, so that it is seen in every phase.
+#[derive(Debug, Clone, Default)]
+struct Docker(Option<Instant>);
+
+impl Docker {
+    async fn look(&mut self, socket: &Path) {
+        // Anything but silence is an answer: an engine that fails at one call
+        // is not away.
+        let asked = timeout(DOCKER_DEADLINE, Engine::connect(socket)).await;
+        let silent = match asked {
+            Err(_) => true,
+            Ok(Err(error)) => {
+                matches!(error.kind(), EngineErrorKind::Unreachable | EngineErrorKind::Deadline)
+            }
+            Ok(Ok(_)) => false,
+        };
+        match (silent, self.0) {
+            (true, None) => {
+                warn!(socket = %socket.display(), "Docker does not answer");
+                self.0 = Some(Instant::now());
+            }
+            (false, Some(_)) => {
+                info!("Docker answers again");
+                self.0 = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
+/// Keeps the board's faults true for as long as the agent runs.
+pub fn spawn(told: watch::Receiver<Arc<Settings>>, disk: Disk, board: Board, tasks: &Tasks) {
+    disk.spawn(tasks);
+    let stopping = tasks.stopping();
+    tasks.spawn_essential("faults", info_span!("faults"), async move {
+        let (mut docker, mut period) = (Docker::default(), interval(PERIOD));
+        period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // cancel-safe: a tick is not lost.
+                _ = period.tick() => {}
+                // cancel-safe: a token can be awaited again.
+                () = stopping.cancelled() => return,
+            }
+            let settings = told.borrow().clone();
+            docker.look(&settings.paths.docker).await;
+            let away = docker.0.map(|since| since.elapsed());
+            let faults = faults(settings.liveness, away, disk.bad_for());
+            board.amend(|view| {
+                if view.faults != faults {
+                    info!(faults = ?faults, "node-local faults");
+                }
+                view.faults = faults;
+                view.silent_fault_after = settings.liveness.agent_after;
+            });
+        }
+    });
 }
 
 /// The faults that have outlasted repair.

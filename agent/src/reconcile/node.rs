@@ -10,7 +10,7 @@ use dify_common::wire::status::{ContainerStatus, Phase};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::local::{self, Disk};
+use super::marker::{self, Marker};
 use super::part::Sight;
 use super::probe::Prober;
 use super::setup::Setup;
@@ -27,12 +27,13 @@ use crate::engine::{
 };
 use crate::gate::Gate;
 use crate::registry::{InvalidReference, Reference};
+use crate::secrets::Secrets;
 use dify_common::gcp::token::Tokens;
 use std::num::NonZeroU32;
 
 /// An agent that took over running containers says what it sees after this
-/// long at the latest: a few rounds of probes.
-const ADOPTION: Duration = Duration::from_secs(10);
+/// long at the latest: the worker's probe starts a Python on busy cores.
+const ADOPTION: Duration = Duration::from_mins(1);
 
 /// The gate over this node's engine.
 pub type NodeGate = Gate<Shots>;
@@ -60,10 +61,10 @@ pub struct Node {
     pub prober: Prober,
     /// Health of the shared services.
     pub services: watch::Receiver<Services>,
-    /// Whether the disk takes writes.
-    pub disk: Disk,
     /// Whether Dify's first setup is finished.
     pub setup: Setup,
+    /// Kept out of what containers print.
+    pub secrets: Secrets,
     guarded: bool,
     google: Option<Tokens>,
     hashes: BTreeMap<String, SpecHash>,
@@ -84,8 +85,8 @@ pub struct Parts {
     pub board: Board,
     pub tasks: Tasks,
     pub services: watch::Receiver<Services>,
-    pub disk: Disk,
     pub setup: Setup,
+    pub secrets: Secrets,
     pub guarded: bool,
     pub google: Option<Tokens>,
 }
@@ -103,8 +104,8 @@ impl Node {
             board,
             tasks,
             services,
-            disk,
             setup,
+            secrets,
             guarded,
             google,
         } = parts;
@@ -121,8 +122,8 @@ impl Node {
             tasks,
             prober: Prober::default(),
             services,
-            disk,
             setup,
+            secrets,
             guarded,
             google,
             hashes,
@@ -138,7 +139,12 @@ impl Node {
 
     /// What the engine's word on a container means for its record.
     pub(super) fn sight(&self, spec: &ContainerSpec, seen: &ObservedContainer) -> Sight {
-        if self.hashes.get(&spec.name).is_none_or(|hash| hash.as_str() != seen.spec) {
+        // A create that was cut off leaves a container with the right label and
+        // without its further networks.
+        let legs: BTreeMap<_, _> =
+            spec.networks.iter().map(|leg| (leg.network.clone(), leg.address)).collect();
+        let whole = legs == seen.addresses && !matches!(seen.state, RunState::Odd(_));
+        if !whole || self.hashes.get(&spec.name).is_none_or(|hash| hash.as_str() != seen.spec) {
             return Sight::Outdated;
         }
         match &seen.state {
@@ -156,28 +162,20 @@ impl Node {
     }
 
     /// Tells the board what a round found.
-    pub(super) fn publish(
-        &self,
-        mut missing: BTreeSet<String>,
-        containers: Vec<ContainerStatus>,
-        docker_away: Option<Duration>,
-    ) {
-        let faults = local::faults(self.settings.liveness, docker_away, self.disk.bad_for());
+    pub(super) fn publish(&self, mut missing: BTreeSet<String>, containers: Vec<ContainerStatus>) {
         let refusals = self.refusals();
-        if missing.is_empty() {
-            self.served.store(true, Ordering::Relaxed);
+        if missing.is_empty() && !self.served.swap(true, Ordering::Relaxed) {
+            marker::set(&self.settings.paths.run, Marker::Serving);
         }
         let phase = match (missing.is_empty(), self.served.load(Ordering::Relaxed)) {
             (true, _) => Phase::Serving,
             (false, true) => Phase::Degraded,
             (false, false) => Phase::Starting,
         };
-        let draining = self.board.view().drain.is_some();
-        self.board.enter(if draining { Phase::Draining } else { phase });
+        self.board.enter(phase);
         let settled = missing.is_empty() || self.since.elapsed() >= ADOPTION;
         self.board.amend(|view| {
             view.missing = std::mem::take(&mut missing);
-            view.faults.clone_from(&faults);
             view.containers.clone_from(&containers);
             if *view.front.refusals != refusals {
                 view.front = Arc::new(self.front(refusals.clone()));

@@ -9,6 +9,9 @@ use super::plan::Seen;
 
 /// Ready and then silent for this many answers in a row is not ready.
 const SILENCE_LIMIT: u32 = 3;
+/// Running without an answer for this long is beyond hope: five times the
+/// longest start seen on two busy cores (115 s).
+const STUCK: Duration = Duration::from_mins(10);
 /// A run that was ready for this long ends a row of failures.
 const SETTLED: Duration = Duration::from_mins(1);
 /// Asked this often until it answers first: the api's start takes tens of
@@ -27,6 +30,19 @@ pub enum Answer {
     /// Nothing in time. On a saturated api this proves nothing, because the
     /// probe needs one of the slots that are taken.
     Nothing(String),
+}
+
+impl Answer {
+    /// The same with its words passed through `scrub`: a program may quote a
+    /// URL with a password in it.
+    #[must_use]
+    pub fn scrubbed(self, scrub: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Ready => Self::Ready,
+            Self::Wrong(text) => Self::Wrong(scrub(&text)),
+            Self::Nothing(text) => Self::Nothing(scrub(&text)),
+        }
+    }
 }
 
 /// What the engine says of the container.
@@ -61,6 +77,7 @@ pub struct Record {
     pub detail: Option<String>,
     was_ready: bool,
     silences: u32,
+    silent_since: Option<Instant>,
     failures: u32,
     since: Instant,
     asked: Option<Instant>,
@@ -77,6 +94,7 @@ impl Record {
             detail: None,
             was_ready: false,
             silences: 0,
+            silent_since: None,
             failures: 0,
             since: now,
             asked: None,
@@ -85,6 +103,11 @@ impl Record {
 
     /// The engine said this now.
     pub fn saw(&mut self, sight: Sight, now: Instant) {
+        // An exit while an action is under way is judged once it is over: it may
+        // be the action's own doing, or the death of what it just started.
+        if self.busy && matches!(sight, Sight::Stopped { ran: true, .. }) {
+            return;
+        }
         if sight == self.sight {
             if self.was_ready && now.duration_since(self.since) > SETTLED {
                 self.failures = 0;
@@ -104,6 +127,7 @@ impl Record {
         self.sight = sight;
         self.was_ready = false;
         self.silences = 0;
+        self.silent_since = None;
         self.since = now;
         self.asked = None;
     }
@@ -123,7 +147,7 @@ impl Record {
     }
 
     /// A probe of the run `of` came back. An answer of an earlier run is dropped.
-    pub fn heard(&mut self, of: &str, answer: Answer, saturated: bool) {
+    pub fn heard(&mut self, of: &str, answer: Answer, saturated: bool, now: Instant) {
         self.asking = false;
         if !matches!(&self.sight, Sight::Running(started) if started == of) {
             return;
@@ -132,11 +156,13 @@ impl Record {
             Answer::Ready => {
                 self.was_ready = true;
                 self.silences = 0;
+                self.silent_since = None;
                 self.detail = None;
             }
             Answer::Nothing(_) if saturated && self.was_ready => {}
             Answer::Wrong(what) | Answer::Nothing(what) => {
                 self.silences = self.silences.saturating_add(1);
+                self.silent_since.get_or_insert(now);
                 self.detail = Some(what);
             }
         }
@@ -158,13 +184,16 @@ impl Record {
     }
 
     /// As the plan sees it.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self, now: Instant) -> Seen {
+        let stuck = |since: Instant| now.duration_since(since) >= STUCK;
         match &self.sight {
             _ if self.busy => Seen::Busy,
             Sight::Absent => Seen::Absent,
             Sight::Outdated => Seen::Outdated,
             Sight::Stopped { .. } => Seen::Stopped,
+            Sight::Running(_) if !self.was_ready && stuck(self.since) => Seen::Stuck,
             Sight::Running(_) if !self.was_ready => Seen::Starting,
+            Sight::Running(_) if self.silent_since.is_some_and(stuck) => Seen::Stuck,
             Sight::Running(_) if self.silences >= SILENCE_LIMIT => Seen::Silent,
             Sight::Running(_) => Seen::Ready,
         }
@@ -209,7 +238,7 @@ mod tests {
         record.saw(exited(), now);
         assert_eq!(record.failures(now).0, 2);
         running(&mut record, "3", now);
-        record.heard("3", Answer::Ready, false);
+        record.heard("3", Answer::Ready, false, now);
         running(&mut record, "3", now + SETTLED * 2);
         record.saw(exited(), now + SETTLED * 2);
         assert_eq!(record.failures(now).0, 1);
@@ -220,7 +249,7 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::new(now);
         record.saw_first(exited(), now);
-        assert_eq!((record.seen(), record.failures(now).0), (Seen::Stopped, 0));
+        assert_eq!((record.seen(now), record.failures(now).0), (Seen::Stopped, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,18 +257,18 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::new(now);
         running(&mut record, "1", now);
-        assert_eq!(record.seen(), Seen::Starting);
-        record.heard("1", Answer::Ready, false);
+        assert_eq!(record.seen(now), Seen::Starting);
+        record.heard("1", Answer::Ready, false, now);
         for _ in 0..9 {
-            record.heard("1", Answer::Nothing("no answer in 5 s".into()), true);
+            record.heard("1", Answer::Nothing("no answer in 5 s".into()), true, now);
         }
-        assert_eq!(record.seen(), Seen::Ready);
+        assert_eq!(record.seen(now), Seen::Ready);
         for _ in 0..SILENCE_LIMIT {
-            record.heard("1", Answer::Nothing("no answer in 5 s".into()), false);
+            record.heard("1", Answer::Nothing("no answer in 5 s".into()), false, now);
         }
-        assert_eq!(record.seen(), Seen::Silent);
-        record.heard("1", Answer::Ready, false);
-        assert_eq!(record.seen(), Seen::Ready);
+        assert_eq!(record.seen(now), Seen::Silent);
+        record.heard("1", Answer::Ready, false, now);
+        assert_eq!(record.seen(now), Seen::Ready);
     }
 
     #[tokio::test(start_paused = true)]
@@ -248,8 +277,8 @@ mod tests {
         let mut record = Record::new(now);
         running(&mut record, "1", now);
         running(&mut record, "2", now);
-        record.heard("1", Answer::Ready, false);
-        assert_eq!(record.seen(), Seen::Starting);
+        record.heard("1", Answer::Ready, false, now);
+        assert_eq!(record.seen(now), Seen::Starting);
     }
 
     #[tokio::test(start_paused = true)]
@@ -259,9 +288,9 @@ mod tests {
         running(&mut record, "1", now);
         assert_eq!(record.due(false, now).as_deref(), Some("1"));
         assert_eq!(record.due(false, now + EAGER), None, "one at a time");
-        record.heard("1", Answer::Wrong("503".into()), false);
+        record.heard("1", Answer::Wrong("503".into()), false, now);
         assert!(record.due(false, now + EAGER).is_some());
-        record.heard("1", Answer::Ready, false);
+        record.heard("1", Answer::Ready, false, now);
         assert_eq!(record.due(true, now + STEADY * 9), None, "asked once only");
         assert_eq!(record.due(false, now + EAGER * 3), None);
         assert!(record.due(false, now + EAGER + STEADY).is_some());

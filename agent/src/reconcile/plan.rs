@@ -42,6 +42,8 @@ pub enum Seen {
     Ready,
     /// Was ready in this run, does not answer now.
     Silent,
+    /// Runs and has not answered for so long that it never will.
+    Stuck,
 }
 
 /// One step; names its target and leaves no choice.
@@ -112,9 +114,13 @@ impl fmt::Display for WaitingOn {
             Self::Cores { service, slots } => {
                 write!(f, "{service} waits for a core: {slots} containers start at once")
             }
-            Self::Backoff { service, failures, left } => {
-                let seconds = left.as_secs();
-                write!(f, "{service} failed {failures} times in a row, next start in {seconds} s")
+            // Without the time left, which would make it another reason each second.
+            Self::Backoff { service, failures, .. } => {
+                let seconds = restart_delay(*failures).as_secs();
+                write!(
+                    f,
+                    "{service} failed {failures} times in a row, next start {seconds} s later"
+                )
             }
             Self::Readiness { service } => write!(f, "{service} runs and does not answer yet"),
         }
@@ -158,7 +164,7 @@ pub fn plan(parts: &[Part], slots: usize) -> Plan {
             }
             Seen::Stopped => Move::Start(service.clone()),
             Seen::Absent => Move::Create(service.clone()),
-            Seen::Outdated => Move::Replace(service.clone()),
+            Seen::Outdated | Seen::Stuck => Move::Replace(service.clone()),
         };
         let left = restart_delay(part.failures).saturating_sub(part.ago);
         if !left.is_zero() {
@@ -261,7 +267,7 @@ mod tests {
                     failures: 3,
                     left: Duration::from_secs(4),
                 },
-                "worker failed 3 times in a row, next start in 4 s",
+                "worker failed 3 times in a row, next start 4 s later",
             ),
             (WaitingOn::Readiness { service: service() }, "worker runs and does not answer yet"),
         ] {

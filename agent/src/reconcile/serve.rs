@@ -11,7 +11,7 @@ use dify_common::chain::Chain;
 use dify_common::wire::status::ContainerStatus;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{Instrument, info, info_span, warn};
 
 use super::act::Actor;
@@ -25,6 +25,9 @@ use crate::engine::spec::{ContainerSpec, Probe};
 const PERIOD: Duration = Duration::from_millis(250);
 /// The engine is asked at least this often, and at each of its events.
 const OBSERVE: Duration = Duration::from_secs(2);
+
+/// One look at the engine.
+const OBSERVE_DEADLINE: Duration = Duration::from_secs(8);
 
 /// What comes back from beside the loop.
 #[derive(Debug)]
@@ -106,7 +109,7 @@ impl Serve {
             Note::Heard { service, of, answer } => {
                 let saturated = self.saturated(&service);
                 if let Some(record) = self.records.get_mut(&service) {
-                    record.heard(&of, answer, saturated);
+                    record.heard(&of, answer, saturated, Instant::now());
                 }
             }
             Note::Acted { service, result } => {
@@ -139,25 +142,30 @@ impl Serve {
             self.act(now);
         }
         self.ask(now);
-        self.publish(now);
+        self.publish();
     }
 
     async fn observe(&mut self, now: Instant) {
         self.observed = Some(now);
-        match self.node.engine.observe(&self.node.settings.node).await {
-            Ok(observed) => {
+        // Bounded tightly: notes and probes wait meanwhile.
+        let asked = timeout(OBSERVE_DEADLINE, self.node.engine.observe(&self.node.settings.node));
+        match asked.await {
+            Ok(Ok(observed)) => {
                 if self.engine_away.take().is_some() {
-                    info!("Docker answers again");
+                    info!("containers can be seen again");
                 }
                 self.saw(&observed, now);
                 self.first = false;
             }
-            Err(error) => {
-                if self.engine_away.is_none() {
-                    warn!(error = %Chain(&error), "Docker does not answer");
-                    self.engine_away = Some(now);
-                }
-            }
+            Ok(Err(error)) => self.engine_failed(&Chain(&error).to_string(), now),
+            Err(_) => self.engine_failed("no answer in time", now),
+        }
+    }
+
+    fn engine_failed(&mut self, error: &str, now: Instant) {
+        if self.engine_away.is_none() {
+            warn!(error, "containers cannot be seen");
+            self.engine_away = Some(now);
         }
     }
 
@@ -184,7 +192,7 @@ impl Serve {
                 let record = &self.records[&spec.service];
                 let (failures, ago) = record.failures(now);
                 let (service, after) = (spec.service.clone(), spec.after.clone());
-                Part { service, after, seen: record.seen(), failures, ago }
+                Part { service, after, seen: record.seen(Instant::now()), failures, ago }
             })
             .collect();
         let plan = plan(&parts, self.slots);
@@ -202,7 +210,11 @@ impl Serve {
                 let _ = notes.send(Note::Acted { service, result }).await;
             });
         }
-        self.node.board.waiting_on(plan.waiting_on.iter().map(ToString::to_string).collect());
+        // A draining node waits for its streams; that is said by who drains it.
+        if self.node.board.view().drain.is_none() {
+            let reasons = plan.waiting_on.iter().map(ToString::to_string).collect();
+            self.node.board.waiting_on(reasons);
+        }
     }
 
     fn ask(&mut self, now: Instant) {
@@ -214,25 +226,25 @@ impl Serve {
             let (node, spec, notes) = (self.node.clone(), spec.clone(), self.notes.clone());
             let asking = async move {
                 let answer = node.prober.ask(&spec, &node.engine, now).await;
+                let answer = answer.scrubbed(|text| node.secrets.scrub(text));
                 let _ = notes.send(Note::Heard { service: spec.service, of, answer }).await;
             };
             self.node.tasks.spawn("probe", tracing::Span::none(), asking.in_current_span());
         }
     }
 
-    fn publish(&self, now: Instant) {
+    fn publish(&self) {
         let mut missing = self.node.away();
         let mut containers = Vec::with_capacity(self.records.len());
         for spec in &self.node.stack.containers {
             let record = &self.records[&spec.service];
-            let ready = matches!(record.seen(), Seen::Ready);
+            let ready = matches!(record.seen(Instant::now()), Seen::Ready);
             if spec.serving && !ready {
                 missing.insert(spec.service.clone());
             }
             containers.push(status_of(spec, record, ready));
         }
-        let away = self.engine_away.map(|since| now.duration_since(since));
-        self.node.publish(missing, containers, away);
+        self.node.publish(missing, containers);
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Orders {
     pub phase: Phase,
     /// The agent lives but is still taking over containers that run: the edge
     /// keeps its last routes and judges readiness by its own probes. Nothing
-    /// else in this document but `live` and `faults` counts then.
+    /// else in this document but `live`, `faults` and `drain` counts then.
     #[serde(default)]
     pub adopting: bool,
     /// `/health` says 200.

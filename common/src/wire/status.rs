@@ -125,6 +125,9 @@ pub struct AgentStatus {
     /// What the present phase waits for, in words.
     #[serde(default)]
     pub waiting_on: Vec<String>,
+    /// Out of service, with nothing in flight any more.
+    #[serde(default)]
+    pub drained: bool,
     /// Why the node cannot go on, when it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,

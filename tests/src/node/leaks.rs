@@ -34,7 +34,7 @@ impl Node {
         }
         for path in ["/status", "/metrics"] {
             let url = format!("http://{}{path}", self.ops);
-            let Ok(answer) = self.client.get(url).send().await else { continue };
+            let Ok(answer) = self.operator.get(url).send().await else { continue };
             let text = answer.text().await.unwrap_or_default();
             wrong.extend(
                 planted

@@ -116,8 +116,10 @@ async fn talk(
 
 /// Puts orders in force and on disk. True: they were news.
 async fn take(shared: &Arc<Shared>, orders: Orders) -> bool {
-    let news = apply(shared, orders.clone(), true);
-    if news {
+    let news = apply(shared, orders, true);
+    // What is in force, which orders of an adopting agent are only a part of.
+    let in_force = shared.table().map(|table| table.orders.clone());
+    if news && let Some(orders) = in_force {
         let (directory, instance) =
             (shared.settings.state_dir.clone(), shared.settings.instance.to_string());
         let saved =

@@ -81,7 +81,7 @@ fn user_code_shares_a_network_with_its_proxy_alone() {
             .networks
             .iter()
             .find(|leg| leg.network.ends_with("-code"));
-        assert_eq!(relay.expect("is there").aliases, ["sandbox", "ssrf_proxy"]);
+        assert_eq!(relay.expect("is there").aliases, ["ssrf_proxy", "sandbox"]);
         let bridges: Vec<&str> = stack
             .firewall
             .iter()

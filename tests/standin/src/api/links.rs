@@ -88,6 +88,10 @@ pub(super) async fn vector(app: &App, request: Request<Incoming>) -> Answer {
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
         .collect();
+    if app.env().get("VECTOR_STORE").is_none() {
+        let failure = Failure::new("ValueError: Vector store must be specified.");
+        return internal_error("vector_factory.py:60", &failure);
+    }
     let Some(numbers) = numbers.filter(|numbers| !numbers.is_empty()) else {
         return error(400, "invalid_param", "vector is required");
     };
