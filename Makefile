@@ -1,7 +1,8 @@
 # One command each; all of them set up what a fresh Debian or Ubuntu lacks.
 #   make check   formats, lints, documents, dependency rules; `make check` and `make test` are what CI runs
 #   make test    every test; needs root or sudo for Docker
-#   make demo    boots a node on the simulator (DIFY=real: with Dify's own images)
+#   make demo    boots a node on the simulator; HOLD=1 keeps it up until Enter, RELEASE=1.17.1 takes another release
+#   make demo DIFY=real    the same with Dify's own images, from docker.io or from DIFY_MIRROR=PREFIX
 #   make bench   boot times beside docker-compose, memory at rest (RECORD=1: into docs/)
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -44,6 +44,8 @@ pub(crate) struct Round {
     pub(crate) extra: BTreeMap<String, f64>,
     /// The agent's own account.
     pub(crate) phases: Vec<PhaseTime>,
+    /// What the agent and the edge complained of: an odd round often says why.
+    pub(crate) alarms: Vec<String>,
 }
 
 /// A figure both have, with the target of their ratio.
@@ -126,7 +128,14 @@ impl Round {
     /// One line.
     pub(crate) fn words(&self) -> String {
         let [first, everything] = Measure::ALL.map(|measure| self.seconds(measure));
-        format!("first api 200 after {first:.1} s, everything after {everything:.1} s")
+        let phases: Vec<String> = self
+            .phases
+            .iter()
+            .map(|PhaseTime { phase, millis }| format!("{phase} {millis} ms"))
+            .collect();
+        let account =
+            if phases.is_empty() { String::new() } else { format!(" ({})", phases.join(", ")) };
+        format!("first api 200 after {first:.1} s, everything after {everything:.1} s{account}")
     }
 }
 
@@ -225,6 +234,7 @@ mod tests {
             services,
             extra: BTreeMap::new(),
             phases: Vec::new(),
+            alarms: Vec::new(),
         };
         let [first, everything] = Measure::ALL.map(|measure| round.seconds(measure));
         assert!((first - 6.0).abs() < 1e-9 && (everything - 9.0).abs() < 1e-9);

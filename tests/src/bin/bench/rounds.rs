@@ -86,10 +86,14 @@ pub(crate) async fn agent(
         }
     };
     let status = node.status().await.map_err(Broken::new)?;
+    let id = node.id.clone();
     leave(fleet, node).await?;
     let phases = status.timeline;
+    let own = |line: &::tests::logs::Line| line.source.starts_with(&id) && line.is_alarming();
+    let alarms = fleet.logs.lines().into_iter().filter(own).map(|line| line.text).collect();
     let extra = BTreeMap::from([("front".to_owned(), front), ("health".to_owned(), health)]);
-    let round = Round { contender: Contender::Agent, state, number, services, extra, phases };
+    let round =
+        Round { contender: Contender::Agent, state, number, services, extra, phases, alarms };
     say(&format!("{lap}: agent {}", round.words()));
     Ok(round)
 }
@@ -112,8 +116,9 @@ pub(crate) async fn compose(
     let (services, up) = tokio::try_join!(watch::watch(&fleet.engine, &targets, began), up)?;
     compose.down().await?;
     let extra = BTreeMap::from([("command".to_owned(), up)]);
-    let phases = Vec::new();
-    let round = Round { contender: Contender::Compose, state, number, services, extra, phases };
+    let (phases, alarms) = (Vec::new(), Vec::new());
+    let round =
+        Round { contender: Contender::Compose, state, number, services, extra, phases, alarms };
     say(&format!("{lap}: compose {}", round.words()));
     Ok(round)
 }
