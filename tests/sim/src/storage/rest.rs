@@ -250,7 +250,7 @@ pub(super) fn put(
     Ok(resource)
 }
 
-/// The live object. Who may not list is not told whether it is there: 403 instead of 404 (Google's documentation).
+/// The live object. Who may not list is not told whether it is there: 403 instead of 404 (as remembered of Google; not confirmed).
 fn live<'a>(
     bucket: &'a mut Bucket,
     call: &Call,
