@@ -96,14 +96,26 @@ impl Engine {
         self.start(id).await?;
         let mut tail = Tail::new(TAIL);
         let mut lines = Box::pin(self.logs(id, None, true));
+        let mut seen = 0_usize;
         // The log ends when the container does, or breaks with the engine.
         let mut read = async || {
             while let Some(line) = lines.next().await {
                 let text = line?.text;
                 on_line(&text);
                 tail.push(text);
+                seen += 1;
             }
-            self.wait_stopped(id, LOG_MARGIN).await
+            self.wait_stopped(id, LOG_MARGIN).await?;
+            // An engine that follows a log may miss its last lines (seen with
+            // Docker 20.10): what is written is read again from where we are.
+            let mut rest = Box::pin(self.logs(id, None, false).skip(seen));
+            while let Some(line) = rest.next().await {
+                let text = line?.text;
+                on_line(&text);
+                tail.push(text);
+                seen += 1;
+            }
+            Ok::<(), EngineError>(())
         };
         let ended = tokio::time::timeout(deadline, read()).await;
         if let Ok(failed @ Err(_)) = ended {
