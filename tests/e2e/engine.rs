@@ -9,6 +9,9 @@ use tests::fleet::{Fleet, Options};
 use tests::node::{BOOT, Node};
 use tests::tmpfs::Tmpfs;
 
+/// Probes find out, since events do not come.
+const NOTICED: Duration = Duration::from_secs(30);
+
 /// Tells the node which engine is its.
 fn told(node: &Node, fleet: &Fleet, socket: &std::path::Path) -> Outcome {
     let mut document = node.document(fleet);
@@ -53,8 +56,14 @@ async fn an_engine_that_is_restarted_gets_its_containers_back() -> Outcome {
     node.settled(BOOT).await?;
     let before = node.holdings().await?;
     engine.stop().await?;
-    node.alive(Duration::from_secs(3)).await?;
+    // `/health` tells the truth although nobody says what became of the containers.
+    node.missing("api", NOTICED).await?;
+    node.alive(Duration::from_secs(2)).await?;
     engine.resume().await?;
+    node.status_where("all to be started again", BOOT, |status| {
+        status.containers.iter().all(|container| container.restarts > 0)
+    })
+    .await?;
     node.settled(BOOT).await?;
     assert_eq!(node.holdings().await?, before, "something was recreated");
     node.get_json("/v1/_plugin").await.expect("the api reaches the plugin daemon again");

@@ -40,6 +40,8 @@ pub struct Dockerd {
 /// the bed, `$4` port of the registry on loopback, `$5` its port at the bed.
 const NAMESPACE: &str = r#"
 set -e
+# Of a run that was killed.
+ip link delete "df$2h" 2>/dev/null || true
 ip netns add "$1"
 ip link add "df$2h" type veth peer name "df$2n"
 ip link set "df$2n" netns "$1"

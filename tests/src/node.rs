@@ -135,7 +135,9 @@ impl Node {
     /// Puts the node on an engine of its own, in that engine's network
     /// namespace, as if it had a machine to itself. `data` holds the engine's data.
     pub async fn own_engine(&mut self, fleet: &Fleet, data: &Path) -> Outcome<Dockerd> {
-        let folder = self.folder.join("engine");
+        // Not in the node's own folder: that one is searched for secrets, and Docker's
+        // is the place where it keeps a container's environment.
+        let folder = fleet.folder().join(format!("e{}", self.subnet));
         let registry = SocketAddr::new(fleet.host(), fleet.links.registry.port());
         let port = registry.port();
         let dockerd = Dockerd::start(&folder, data, self.subnet, port, registry).await?;

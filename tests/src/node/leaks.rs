@@ -57,7 +57,9 @@ impl Node {
                 let path = entry.path();
                 if path.is_dir() {
                     folders.push(path);
-                } else if let Ok(bytes) = std::fs::read(&path) {
+                } else if path.is_file()
+                    && let Ok(bytes) = std::fs::read(&path)
+                {
                     let found = planted.found_in(&String::from_utf8_lossy(&bytes)).join(", ");
                     if !found.is_empty() {
                         wrong.push(format!("{} holds the secret {found}", path.display()));
